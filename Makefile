@@ -1,0 +1,41 @@
+VENV := orchestration/dagster/.venv
+PYTHON := $(VENV)/bin/python
+HOST ?= 127.0.0.1
+PORT ?= 3000
+
+export DATA_ENGINEERING_ROOT DCPY_PYTHON
+
+.PHONY: up generate lint test
+
+up: $(VENV)/installed dcpy
+	exec $(PYTHON) -m orchestration up --host $(HOST) --port $(PORT)
+
+generate: $(VENV)/installed
+	$(PYTHON) -m orchestration generate
+
+lint: $(VENV)/installed-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+test: $(VENV)/installed-dev dcpy
+	$(PYTHON) -m orchestration generate --check
+	$(PYTHON) -m pytest
+
+$(VENV)/installed: requirements.txt
+	python3 -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet --requirement requirements.txt
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
+	$(PYTHON) -m pip install --quiet --requirement requirements-dev.txt
+	touch $@
+
+# The checkout's own dcpy goes into the project's venv, unless another interpreter runs it.
+.PHONY: dcpy
+dcpy: $(VENV)/installed
+	@root=$$($(PYTHON) -m orchestration.checkout) && \
+	if [ -z "$$DCPY_PYTHON" ] && [ -f "$$root/pyproject.toml" ] && \
+	   [ "$$root" != "$$(cat $(VENV)/dcpy 2>/dev/null)" ]; then \
+		$(PYTHON) -m pip install --quiet --editable "$$root" && echo "$$root" > $(VENV)/dcpy; \
+	fi

@@ -1,0 +1,96 @@
+"""The command line: `python -m orchestration COMMAND`."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from orchestration import OrchestrationError
+from orchestration.checkout import checkout_root, products_file
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and gives the process's exit code."""
+    options = _parser().parse_args(arguments)
+    # Whatever is started from here must find the same checkout, from any working directory.
+    os.environ["DATA_ENGINEERING_ROOT"] = str(checkout_root())
+    try:
+        return int(options.run(options))
+    except OrchestrationError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m orchestration",
+        description="NYC data products in Dagster, one code location per product. The checkout is "
+        "DATA_ENGINEERING_ROOT, else the nearest one above this folder, else the bundled sample.",
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    generate = commands.add_parser(
+        "generate", help="write the code locations and workspace.yaml from products.yml"
+    )
+    generate.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 and show a diff if stale"
+    )
+    generate.set_defaults(run=_generate)
+
+    up = commands.add_parser("up", help="serve Dagster: the web UI and the daemon")
+    up.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    up.add_argument("--port", type=int, default=3000, help="port to listen on (%(default)s)")
+    up.add_argument("--cold", action="store_true", help="start every server as a fresh interpreter")
+    up.set_defaults(run=_up)
+
+    materialize = commands.add_parser(
+        "materialize", help="run a product, a stage or an ingest template without a server"
+    )
+    materialize.add_argument(
+        "selection", help="a product, PRODUCT/STAGE, or ingest/TEMPLATE (libraries/plan, …)"
+    )
+    materialize.add_argument(
+        "partition", help="a build, as VERSION-NOTE (2026.1-1_first); a version for ingest"
+    )
+    materialize.set_defaults(run=_materialize)
+    return parser
+
+
+def _generate(options: argparse.Namespace) -> int:
+    from orchestration.generate import pending_changes, warnings, write
+    from orchestration.products import read_products
+
+    root = checkout_root()
+    products = read_products(products_file(root))
+    changes = pending_changes(products)
+    for warning in warnings(products, root):
+        print(f"warning: {warning}", file=sys.stderr)
+    if options.check:
+        sys.stdout.writelines(change.diff for change in changes)
+        return 1 if changes else 0
+    write(changes)
+    for change in changes:
+        verb = "removed" if change.new is None else "added" if change.old is None else "changed"
+        print(f"{verb} {change.path}")
+    print(f"{len(products)} products and ingest: {len(changes)} files changed")
+    return 0
+
+
+def _materialize(options: argparse.Namespace) -> int:
+    from orchestration.instance import prepare_dagster_home
+    from orchestration.materialize import materialize, select
+    from orchestration.products import read_products
+
+    selection = select(options.selection, read_products(products_file(checkout_root())))
+    prepare_dagster_home()
+    return 0 if materialize(selection, options.partition) else 1
+
+
+def _up(options: argparse.Namespace) -> int:
+    from orchestration.serve import up
+
+    return up(host=options.host, port=options.port, warm=not options.cold)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

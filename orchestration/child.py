@@ -1,0 +1,193 @@
+"""The one runner of child processes: every stage's work happens in one."""
+
+import codecs
+import math
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dagster import AssetExecutionContext, Failure, MetadataValue
+
+from orchestration import reaper
+from orchestration.redaction import Redactor
+
+GRACE_SECONDS = 10.0
+REAPER_SECONDS = 10.0
+TAIL_LINES = 20
+MAX_LINE = 16_384
+MAX_LOG_BYTES = 64 * 2**20
+# Every event is a row in Dagster's database, read whole by the UI.
+MAX_EVENT_CHARACTERS = 500_000
+EVENT_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A child that has ended."""
+
+    returncode: int
+    """Its exit status, negative for a signal."""
+    seconds: float
+    tail: str
+    """Its last lines of output."""
+
+    @property
+    def outcome(self) -> str:
+        """How it ended, in words."""
+        if self.returncode >= 0:
+            return f"ended with exit code {self.returncode}"
+        try:
+            name = signal.Signals(-self.returncode).name
+        except ValueError:
+            name = f"signal {-self.returncode}"
+        return f"was ended by {name}"
+
+    def failure(self, what: str, log: Path) -> Failure:
+        """The failure of the asset whose work this child was.
+
+        `what` is the sentence's beginning, `log` where the log is found afterwards.
+        """
+        last = f" Its last output:\n{self.tail}" if self.tail else " It printed nothing."
+        return Failure(
+            description=f"{what} {self.outcome}.{last}",
+            metadata={
+                "exit_code": self.returncode,
+                "log": MetadataValue.path(str(log)),
+                "log_tail": MetadataValue.md(f"```\n{self.tail}\n```"),
+            },
+            allow_retries=True,
+        )
+
+
+def run(
+    context: AssetExecutionContext,
+    *,
+    command: Sequence[str],
+    cwd: Path,
+    env: Mapping[str, str],
+    log: Path,
+    redact: Redactor,
+    grace: float = GRACE_SECONDS,
+) -> Finished:
+    """Runs the command to its end, its output going to the run's log and to `log` as it comes.
+
+    Nothing that it started is left when this returns or raises, nor when this process is killed.
+    When the run is cancelled the command gets SIGTERM, and SIGKILL after `grace` seconds.
+    """
+    started = time.monotonic()
+    output = _Output(context, log, redact)
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-S", reaper.__file__, str(grace), *command],
+        cwd=cwd,
+        env=dict(env),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    assert process.stdin and process.stdout
+    try:
+        output.copy(process.stdout.fileno())
+        returncode = process.wait()
+    finally:
+        # Closing its standard input is what tells the reaper to end the command.
+        process.stdin.close()
+        output.copy(process.stdout.fileno(), seconds=grace + REAPER_SECONDS)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        process.stdout.close()
+        output.close()
+    return Finished(returncode, time.monotonic() - started, output.tail)
+
+
+class _Output:
+    """Carries a child's output to the log file and to the run's events, without its secrets."""
+
+    def __init__(self, context: AssetExecutionContext, log: Path, redact: Redactor) -> None:
+        self._context = context
+        self._file = log.open("w", encoding="utf-8", errors="replace")
+        self._redact = redact
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._pending = ""
+        self._event: list[str] = []
+        self._event_characters = 0
+        self._log_bytes = 0
+        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+
+    @property
+    def tail(self) -> str:
+        """The last lines so far."""
+        return "\n".join(self._tail)
+
+    def copy(self, fd: int, seconds: float = math.inf) -> None:
+        """Reads until the other end closes, or `seconds` are over."""
+        end = time.monotonic() + seconds
+        next_event = time.monotonic() + EVENT_SECONDS
+        with selectors.DefaultSelector() as selector:
+            selector.register(fd, selectors.EVENT_READ)
+            while time.monotonic() < end:
+                if selector.select(timeout=EVENT_SECONDS):
+                    chunk = os.read(fd, 65_536)
+                    self._take(self._decoder.decode(chunk, final=not chunk))
+                    if not chunk:
+                        return
+                if time.monotonic() >= next_event:
+                    self._send_event()
+                    next_event = time.monotonic() + EVENT_SECONDS
+
+    def _take(self, text: str) -> None:
+        *lines, self._pending = (self._pending + text).split("\n")
+        for line in lines:
+            self._line(line)
+        while len(self._pending) > MAX_LINE + self._redact.longest:
+            # A part of a line that never ends; what is held back may be the start of a secret.
+            shown = self._redact.text(self._pending)
+            if len(shown) <= MAX_LINE:
+                self._pending = shown
+                return
+            self._line(shown[:MAX_LINE])
+            self._pending = shown[MAX_LINE:]
+
+    def _line(self, line: str) -> None:
+        line = self._redact.text(line.rsplit("\r", 1)[-1] if line.strip("\r") else "")
+        for start in range(0, max(len(line), 1), MAX_LINE):
+            part = line[start : start + MAX_LINE]
+            self._tail.append(part[:500])
+            self._write(part)
+            if self._event_characters <= MAX_EVENT_CHARACTERS:
+                self._event_characters += len(part) + 1
+                self._event.append(part)
+
+    def _write(self, line: str) -> None:
+        if self._log_bytes > MAX_LOG_BYTES:
+            return
+        self._log_bytes += len(line) + 1
+        self._file.write(line + "\n")
+        if self._log_bytes > MAX_LOG_BYTES:
+            self._file.write("… from here on only the last lines are kept:\n")
+
+    def _send_event(self) -> None:
+        self._file.flush()
+        if self._event:
+            if self._event_characters > MAX_EVENT_CHARACTERS:
+                self._event.append("… this is a lot of output; the rest is in the log file only")
+            self._context.log.info("\n".join(self._event))
+            self._event = []
+
+    def close(self) -> None:
+        """Writes what is still held back."""
+        with self._file:
+            if self._pending:
+                self._line(self._pending)
+                self._pending = ""
+            self._send_event()
+            if self._log_bytes > MAX_LOG_BYTES:
+                self._file.write(self.tail + "\n")

@@ -1,0 +1,152 @@
+"""A location's code server: started, watched, replaced when it reloads, and ended.
+
+Dagster knows a location by one socket. A new server loads the location beside the one that serves,
+on a socket of its own, and takes over that name once it has loaded: a rename, which no client can
+come between. A location whose server hangs, exits or crashes gets a stand-in that gives the reason.
+"""
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from orchestration import broken_location, control
+from orchestration.checkout import PROJECT_ROOT
+from orchestration.forkserver import Forkserver
+from orchestration.services import Service
+
+LOAD_SECONDS = 25.0
+MAX_RESTART_DELAY = 30.0
+
+
+class CodeServer:
+    """One location's server, over all its processes."""
+
+    def __init__(
+        self, name: str, folder: Path, forkserver: Forkserver, env: Mapping[str, str]
+    ) -> None:
+        self.name = name
+        self.socket = folder / f"{name}.sock"
+        self._forkserver = forkserver
+        self._env = dict(env)
+        self._serving: Service | None = None
+        self._loading: Service | None = None
+        self._loading_is_stand_in = False
+        self._count = 0
+        self._retired: list[Service] = []
+        self._restart_at = 0.0
+        self._quick_ends = 0
+        self.problem: str | None = None
+        self.load()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether something answers for the location, be it with the reason why it cannot."""
+        return self._loading is None and self._serving is not None
+
+    @property
+    def services(self) -> list[Service]:
+        """All processes there are for it now."""
+        return [s for s in (self._serving, self._loading, *self._retired) if s is not None]
+
+    def load(self) -> None:
+        """Loads the location afresh; what serves now goes on until that is done."""
+        if self._loading:
+            self._retire(self._loading)
+        self._loading_is_stand_in = False
+        self._loading = self._start("orchestration.locations." + self.name, {})
+
+    def _start(self, module: str, more_env: Mapping[str, str], *options: str) -> Service:
+        self._count += 1
+        command = [
+            *("dagster", *(("api", "grpc") if self._forkserver.warm else ("code-server", "start"))),
+            *("--socket", str(self._loading_socket)),
+            *("--module-name", module),
+            *("--working-directory", str(PROJECT_ROOT)),
+            *("--location-name", self.name),
+            *("--log-level", "warning"),
+            *options,
+        ]
+        name = self.name
+
+        def on_reload() -> None:
+            control.request({"do": "reload", "location": name})
+
+        return Service(
+            name, self._forkserver, command, env=self._env | more_env, on_reload=on_reload
+        )
+
+    @property
+    def _loading_socket(self) -> Path:
+        return self.socket.with_suffix(f".{self._count}.sock")
+
+    def attend(self) -> None:
+        """Takes the next step, if there is one; to be called again and again."""
+        for service in list(self._retired):
+            if service.process.poll() is not None:
+                self._retired.remove(service)
+        if self._loading:
+            self._attend_loading(self._loading)
+        elif self._serving and (status := self._serving.process.poll()) is not None:
+            self._restart(self._serving, status)
+
+    def _attend_loading(self, loading: Service) -> None:
+        status = loading.process.poll()
+        if status is not None:
+            self._fail(f"Its server {_ending(status)} while loading", loading)
+        elif _answers(self._loading_socket):
+            if not self._loading_is_stand_in:
+                self.problem = None
+            os.rename(self._loading_socket, self.socket)
+            if self._serving:
+                self._retire(self._serving)
+            self._serving, self._loading = loading, None
+        elif loading.age > LOAD_SECONDS:
+            loading.process.kill()
+            self._fail(f"It did not load within {LOAD_SECONDS:.0f} seconds", loading)
+
+    def _fail(self, what: str, loading: Service) -> None:
+        loading.show_output()
+        self._retire(loading)
+        last = f" Its last output:\n{loading.tail}" if loading.tail else ""
+        self.problem = f"Location {self.name} cannot be loaded. {what}.{last}"
+        self._loading_is_stand_in = True
+        options = ("--lazy-load-user-code",) if self._forkserver.warm else ()
+        self._loading = self._start(
+            broken_location.__name__, {broken_location.REASON: self.problem}, *options
+        )
+
+    def _restart(self, ended: Service, status: int) -> None:
+        """Brings a server back that ended by itself, ever more slowly if it keeps ending."""
+        now = time.monotonic()
+        if not self._restart_at:
+            self._quick_ends = self._quick_ends + 1 if ended.age < 60 else 0
+            delay = min(2.0**self._quick_ends - 1, MAX_RESTART_DELAY)
+            self._restart_at = now + delay
+            print(f"[{self.name}] its server {_ending(status)}; starting it again", flush=True)
+        if now >= self._restart_at:
+            self._restart_at = 0.0
+            self._serving = None
+            self.load()
+
+    def _retire(self, service: Service) -> None:
+        if service.process.poll() is None:
+            service.process.terminate()
+        self._retired.append(service)
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+    return True
+
+
+def _ending(status: int) -> str:
+    if status >= 0:
+        return f"ended with exit code {status}"
+    return f"was ended by {signal.Signals(-status).name}"

@@ -1,0 +1,79 @@
+"""Every private name of Dagster that this project uses, and nothing else.
+
+They make start-up fast and runs cheap; nothing depends on them. Where a release of Dagster has
+moved one, `MISSING` says so, and `up` serves with stock code servers and Dagster's own launcher.
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from dagster import DagsterRun
+
+# What a code server, a run's process, the webserver and the daemon import before they do anything.
+PRELOADED = (
+    "dagster._cli",
+    "dagster._cli.api",
+    "dagster._core.execution.api",
+    "dagster._core.storage.runs.sqlite.sqlite_run_storage",
+    "dagster._core.storage.event_log.sqlite.sqlite_event_log",
+    "dagster._core.storage.schedules.sqlite.sqlite_schedule_storage",
+    "dagster._core.storage.local_compute_log_manager",
+    "dagster._core.run_coordinator.queued_run_coordinator",
+    "dagster._daemon.cli",
+    "dagster._daemon.controller",
+    "dagster._daemon.run_coordinator.queued_run_coordinator_daemon",
+    "dagster._daemon.asset_daemon",
+    "dagster._grpc.client",
+    "dagster._grpc.server",
+    "dagster._utils.log",
+    "dagster_graphql.schema",
+    "dagster_webserver.cli",
+    "dagster_webserver.webserver",
+    "alembic.command",
+    "alembic.runtime.migration",
+    "fsspec.implementations.local",
+    "sqlalchemy.dialects.sqlite",
+    "structlog",
+    "rich.traceback",
+)
+
+MISSING: list[str] = []
+
+
+def preload() -> None:
+    """Imports what Dagster's processes need; a module that is gone is noted in `MISSING`."""
+    for name in PRELOADED:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            MISSING.append(name)
+
+
+def run_command(run: DagsterRun, instance: Any) -> list[str]:
+    """The arguments of `dagster` that execute a run in a process of its own."""
+    from dagster._grpc.types import ExecuteRunArgs
+
+    assert run.job_code_origin
+    arguments = ExecuteRunArgs(
+        job_origin=run.job_code_origin, run_id=run.run_id, instance_ref=instance.get_ref()
+    ).get_command_args()
+    # Up to here it names an interpreter or a script.
+    return list(arguments[arguments.index("api") :])
+
+
+def replace_reload(reload: Callable[[], None]) -> None:
+    """Lets the code server of this process answer the UI's Reload by calling `reload`.
+
+    Stock code servers of this kind cannot reload.
+    """
+    from dagster._grpc.__generated__ import dagster_api_pb2
+    from dagster._grpc.server import DagsterApiServer
+
+    def reload_code(self: Any, request: Any, context: Any) -> Any:
+        reload()
+        return dagster_api_pb2.ReloadCodeReply()
+
+    if not hasattr(DagsterApiServer, "ReloadCode"):
+        raise ImportError("dagster._grpc.server.DagsterApiServer.ReloadCode")
+    DagsterApiServer.ReloadCode = reload_code  # type: ignore[method-assign]

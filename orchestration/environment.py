@@ -1,0 +1,78 @@
+"""The environment of a stage's process, spelled out, and the interpreter that it runs in."""
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestration.checkout import templates_folder
+
+# The variables of Dagster's process and of its interpreter are not dcpy's business.
+NOT_PASSED_ON = re.compile(
+    r"DAGSTER_|PYTHON(PATH|HOME|STARTUP|SAFEPATH|EXECUTABLE)$|VIRTUAL_ENV|__PYVENV_LAUNCHER__"
+)
+SERVER = re.compile(
+    r"postgresql://(?P<USER>[^:]+):(?P<PASSWORD>[^@]+)@(?P<HOST>[^:]+):(?P<PORT>\d+)"
+)
+
+
+def dcpy_python(chosen: str | None, environ: Mapping[str, str] = os.environ) -> tuple[Path, bool]:
+    """The interpreter that runs dcpy, and whether somebody chose it.
+
+    The product's own (`chosen`), else `DCPY_PYTHON`, else the one that runs this program.
+    """
+    configured = chosen or environ.get("DCPY_PYTHON")
+    return (Path(configured).expanduser(), True) if configured else (Path(sys.executable), False)
+
+
+def base_environment(
+    *, root: Path, lifecycle: Path, python: Path, environ: Mapping[str, str] = os.environ
+) -> dict[str, str]:
+    """What every stage gets: this process's variables without Dagster's, and where things are."""
+    env = {name: value for name, value in environ.items() if not NOT_PASSED_ON.match(name)}
+    if "GITHUB_EVENT_NAME" not in env:
+        # With CI set dcpy takes it that it runs in a GitHub workflow.
+        env.pop("CI", None)
+    if (python.parent.parent / "pyvenv.cfg").is_file():
+        env["VIRTUAL_ENV"] = str(python.parent.parent)
+    if python.is_absolute():
+        env["PATH"] = os.pathsep.join([str(python.parent), env.get("PATH", os.defpath)])
+    return env | {
+        "DCPY_LIFECYCLE_DATA_DIR": str(lifecycle),
+        "PRODUCTS_DIR": str(root / "products"),
+        "TEMPLATE_DIR": str(templates_folder(root)),
+        "PYTHONUNBUFFERED": "1",
+        # dcpy asks git for it where it is unset, and breaks on the empty answer.
+        "BUILD_ENGINE_SCHEMA": "public",
+    }
+
+
+def build_environment(
+    base: Mapping[str, str], *, lock: Mapping[str, Any], build_name: str, output: Path
+) -> dict[str, str]:
+    """What a build command finds under dcpy, in the order in which dcpy sets it.
+
+    `lock` is the content of the lock file. Source: dcpy/lifecycle/builds/build.py.
+    """
+    env = {**base, **lock_environment(lock)}
+    if server := SERVER.match(env.get("BUILD_ENGINE_SERVER", "")):
+        env |= {f"BUILD_ENGINE_{part}": value for part, value in server.groupdict().items()}
+    connection = [env.get(f"BUILD_ENGINE_{part}") for part in ("SERVER", "DB", "SCHEMA")]
+    if all(connection):
+        address, database, schema = connection
+        env["BUILD_ENGINE"] = f"{address}/{database}?options=--search_path%3D{schema},public"
+    env["BUILD_ENV_OUTPUT_DIR"] = str(output)
+    env["BUILD_NAME"] = build_name
+    stage = (lock.get("stage_config") or {}).get("builds.build") or {}
+    return env | _strings(stage.get("env"))
+
+
+def lock_environment(lock: Mapping[str, Any]) -> dict[str, str]:
+    """The variables that the lock file sets for the whole build."""
+    return _strings(lock.get("env"))
+
+
+def _strings(variables: Mapping[str, Any] | None) -> dict[str, str]:
+    return {name: str(value) for name, value in (variables or {}).items()}

@@ -1,0 +1,120 @@
+"""Starts Dagster's processes: by a fork of this one, or as fresh interpreters.
+
+A fresh interpreter spends a second and 60 MB on importing Dagster, and a workspace has one per
+location. This process imports Dagster once; a fork of it shares that memory and starts at once. It
+has one thread and never starts gRPC, so that a fork is safe.
+"""
+
+import gc
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Protocol
+
+from orchestration import dagster_internals
+
+
+class Process(Protocol):
+    """A process that was started here."""
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id."""
+
+    def poll(self) -> int | None:
+        """Its exit status, negative for a signal; None while it runs."""
+
+    def terminate(self) -> None:
+        """Sends SIGTERM."""
+
+    def kill(self) -> None:
+        """Sends SIGKILL."""
+
+
+class _Forked:
+    def __init__(self, process: multiprocessing.process.BaseProcess) -> None:
+        self._process = process
+        self.terminate, self.kill = process.terminate, process.kill
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+
+class Forkserver:
+    """Starts processes; `warm` by forking."""
+
+    def __init__(self, warm: bool) -> None:
+        self.warm = warm
+        if warm:
+            dagster_internals.preload()
+            gc.collect()
+            gc.freeze()
+
+    def start(
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        output: int,
+        on_reload: Callable[[], None] | None = None,
+    ) -> Process:
+        """Starts one of Dagster's commands, its output going to the file descriptor `output`.
+
+        `command` begins with the name of a console script, such as `dagster`. `on_reload` is
+        called in a forked code server when the UI reloads it.
+        """
+        if not self.warm:
+            script = Path(sys.executable).with_name(command[0])
+            return subprocess.Popen(
+                [str(script), *command[1:]],
+                env=dict(env),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+        return self.call(lambda: _console_script(command, on_reload), env=env, output=output)
+
+    def call(self, work: Callable[[], None], *, env: Mapping[str, str], output: int) -> Process:
+        """Runs a function in a fork."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        process = multiprocessing.get_context("fork").Process(
+            target=_in_fork, args=(work, env, output)
+        )
+        process.start()
+        return _Forked(process)
+
+
+def _in_fork(work: Callable[[], None], env: Mapping[str, str], output: int) -> None:
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.closerange(3, os.sysconf("SC_OPEN_MAX") if os.sysconf("SC_OPEN_MAX") < 4096 else 4096)
+    os.environ.clear()
+    os.environ.update(env)
+    random.seed()
+    work()
+
+
+def _console_script(command: Sequence[str], on_reload: Callable[[], None] | None) -> None:
+    if on_reload:
+        dagster_internals.replace_reload(on_reload)
+    # This project's modules are small, and a reload must find them as they are on disk.
+    for name in [name for name in sys.modules if name.partition(".")[0] == "orchestration"]:
+        del sys.modules[name]
+    sys.argv = list(command)
+    [script] = entry_points(group="console_scripts", name=command[0])
+    script.load()()

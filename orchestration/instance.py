@@ -1,0 +1,49 @@
+"""The Dagster instance: where its state lies, its configuration, and the starter partitions."""
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from dagster import DagsterInstance
+
+from orchestration.checkout import PROJECT_ROOT
+from orchestration.partitions import STARTER_KEYS, build_partitions
+from orchestration.storage import lifecycle_dir, make_private
+
+CONFIGURATION = PROJECT_ROOT / "orchestration" / "dagster" / "dagster.yaml"
+# A partition set that no asset has: the products whose starter partitions were made already.
+SEEDED = "products_with_starter_partitions"
+
+
+def prepare_dagster_home() -> Path:
+    """Sets `DAGSTER_HOME` where it is unset, and gives it the project's configuration.
+
+    Without `DAGSTER_HOME` the state lies in the lifecycle folder, and its configuration is always
+    the project's. A home that somebody else chose keeps the configuration it has.
+    """
+    chosen = os.environ.get("DAGSTER_HOME")
+    make_private(lifecycle_dir())
+    home = make_private(Path(chosen).absolute() if chosen else lifecycle_dir() / "dagster")
+    os.environ["DAGSTER_HOME"] = str(home)
+    target = home / CONFIGURATION.name
+    if not (chosen and target.exists()):
+        new = home / f".{CONFIGURATION.name}.new"
+        shutil.copyfile(CONFIGURATION, new)
+        new.replace(target)
+    return home
+
+
+def add_starter_partitions(instance: DagsterInstance, slugs: Iterable[str]) -> None:
+    """Gives every product that is new to this instance its starter partitions.
+
+    A product gets them once: one that somebody deletes stays deleted. To be called by one process
+    at a time, since Dagster's call is not safe against itself.
+    """
+    seeded = set(instance.get_dynamic_partitions(SEEDED))
+    for slug in slugs:
+        if slug not in seeded:
+            name = build_partitions(slug).name
+            assert name
+            instance.add_dynamic_partitions(name, STARTER_KEYS)
+            instance.add_dynamic_partitions(SEEDED, [slug])

@@ -1,0 +1,100 @@
+"""Runs one lifecycle step: a script of `steps/` in dcpy's interpreter, over Dagster Pipes."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster_pipes
+from dagster import (
+    AssetExecutionContext,
+    Failure,
+    MetadataValue,
+    PipesTempFileContextInjector,
+    PipesTempFileMessageReader,
+    open_pipes_session,
+)
+
+from orchestration import child, steps
+from orchestration.redaction import Redactor
+from orchestration.steps.step import PIPES_PARENT
+from orchestration.storage import Staging, failed_log
+
+STEPS_FOLDER = Path(steps.__file__).parent
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step reported, and how its process went."""
+
+    data: Mapping[str, Any]
+    finished: child.Finished
+
+
+def run_step(
+    context: AssetExecutionContext,
+    *,
+    stage: str,
+    subject: str,
+    parameters: Mapping[str, Any],
+    env: Mapping[str, str],
+    root: Path,
+    python: tuple[Path, bool],
+    result: Path,
+    staging: Staging,
+) -> StepResult:
+    """Runs `steps/<stage>.py` for `subject` (a product or template, as an error should name it).
+
+    `python` is the interpreter and whether somebody chose it, `result` what is being made, and
+    `staging` where. Raises Failure with a sentence that says why, and dcpy's traceback below it.
+    """
+    interpreter, is_chosen = python
+    if not interpreter.is_file():
+        raise Failure(
+            f"{subject}: the interpreter {interpreter} does not exist. Set DCPY_PYTHON, or the "
+            "product's `python`, to one that has dcpy."
+        )
+    redact = Redactor(env)
+    extras = {
+        **parameters,
+        "stage": stage,
+        "checkout": str(root),
+        "python_is_chosen": is_chosen,
+    }
+    # Dagster warns of a part of its own that it uses itself.
+    warnings.filterwarnings("ignore", message=".*expected_writer_count.*")
+    with open_pipes_session(
+        context=context,
+        context_injector=PipesTempFileContextInjector(),
+        message_reader=PipesTempFileMessageReader(),
+        extras=extras,
+    ) as session:
+        finished = child.run(
+            context,
+            command=[str(interpreter), str(STEPS_FOLDER / f"{stage}.py")],
+            cwd=root,
+            env={
+                **env,
+                **session.get_bootstrap_env_vars(),
+                PIPES_PARENT: str(Path(dagster_pipes.__file__).parent.parent),
+            },
+            log=staging.log,
+            redact=redact,
+        )
+    messages = redact.data(list(session.get_custom_messages()))
+    data: dict[str, Any] = messages[-1] if messages else {}
+    log = failed_log(result, stage)
+    if "problem" in data:
+        below = f"\n\n{data['traceback']}" if "traceback" in data else ""
+        raise Failure(
+            f"{subject}: {data['problem']}{below}",
+            metadata={
+                "exit_code": finished.returncode,
+                "log": MetadataValue.path(str(log)),
+                "log_tail": MetadataValue.md(f"```\n{finished.tail}\n```"),
+            },
+        )
+    if finished.returncode != 0 or not messages:
+        raise finished.failure(f"{subject}: the {stage} step", log)
+    return StepResult(data, finished)

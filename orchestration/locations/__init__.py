@@ -1,0 +1,1 @@
+"""The code locations: one generated module per product, and one for ingest."""

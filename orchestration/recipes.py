@@ -1,0 +1,78 @@
+"""The inputs that a recipe names, read without dcpy."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from orchestration import OrchestrationError
+
+# Recipes and templates are Jinja; a variable's value is not known here and does not matter.
+UNKNOWN = "UNKNOWN"
+YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def rendered_yaml(path: Path) -> Any:
+    """What a Jinja-templated YAML file holds, with every variable replaced by a placeholder.
+
+    Raises OrchestrationError when it cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        if "{{" in text or "{%" in text or "{#" in text:
+            text = _rendered(text)
+        return yaml.load(text, Loader=YAML_LOADER)
+    except OSError as error:
+        raise OrchestrationError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise OrchestrationError(f"{path} is not UTF-8 text: {error.reason}") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f":{mark.line + 1}" if mark else ""
+        raise OrchestrationError(f"{path}{line}: not valid YAML: {error.problem}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise OrchestrationError(f"{path}: not valid YAML: {error}") from error
+
+
+def _rendered(text: str) -> str:
+    # Imported only where there is something to render: it is a good part of a location's load time.
+    import jinja2
+    import jinja2.sandbox
+
+    class Placeholder(jinja2.ChainableUndefined):
+        def __str__(self) -> str:
+            return UNKNOWN
+
+    environment = jinja2.sandbox.SandboxedEnvironment(undefined=Placeholder)
+    try:
+        return environment.from_string(text).render()
+    except jinja2.TemplateSyntaxError as error:
+        raise ValueError(f"Jinja in line {error.lineno}: {error.message}") from error
+    except (jinja2.TemplateError, TypeError, ArithmeticError) as error:
+        raise ValueError(f"Jinja: {error}") from error
+
+
+def input_datasets(recipe: Path) -> list[str]:
+    """The ids of the datasets that the recipe and its base recipes take in, each once, in order.
+
+    Raises OrchestrationError when one of them cannot be read.
+    """
+    return list(dict.fromkeys(_datasets(recipe, seen=[])))
+
+
+def _datasets(recipe: Path, seen: list[Path]) -> Iterator[str]:
+    if recipe in seen:
+        raise OrchestrationError(f"{recipe}: base_recipe leads back to this recipe itself")
+    data = rendered_yaml(recipe)
+    if not isinstance(data, dict):
+        raise OrchestrationError(f"{recipe}: a recipe must be a mapping")
+    inputs = data.get("inputs")
+    datasets = inputs.get("datasets") if isinstance(inputs, dict) else None
+    for dataset in datasets if isinstance(datasets, list) else []:
+        name = (dataset.get("id") or dataset.get("name")) if isinstance(dataset, dict) else None
+        if not isinstance(name, str):
+            raise OrchestrationError(f"{recipe}: every dataset of `inputs` must have an id")
+        yield name
+    if isinstance(base := data.get("base_recipe"), str):
+        yield from _datasets(recipe.parent / base, [*seen, recipe])

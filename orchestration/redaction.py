@@ -1,0 +1,54 @@
+"""Keeps secrets out of logs and metadata."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+MASK = "***"
+SECRET_NAME = re.compile(
+    r"PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|CREDENTIAL|APIKEY|(^|_)KEYS?($|_)|"
+    r"^BUILD_ENGINE(_SERVER)?$",
+    re.IGNORECASE,
+)
+# user:password@ in a connection string
+URL_PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):([^/\s@]+)(?=@)")
+# A shorter value would blot out half of every log, and protects nothing.
+MIN_SECRET_LENGTH = 4
+
+
+class Redactor:
+    """Replaces the secrets of an environment, wherever they occur in a text, by `***`.
+
+    A secret is the value of a variable whose name says so (password, key, token, …), and the
+    password in any connection string.
+    """
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        found: set[str] = set()
+        for name, value in env.items():
+            if SECRET_NAME.search(name) and "://" not in value:
+                found.update(value.splitlines())
+            found.update(match[2] for match in URL_PASSWORD.finditer(value))
+        found |= {quote(secret, safe="") for secret in found}
+        secrets = sorted((s for s in found if len(s) >= MIN_SECRET_LENGTH), key=len, reverse=True)
+        self.longest = max((len(secret) for secret in secrets), default=0)
+        self._pattern = re.compile("|".join(map(re.escape, secrets))) if secrets else None
+
+    def text(self, text: str) -> str:
+        """The text without secrets."""
+        if self._pattern:
+            text = self._pattern.sub(MASK, text)
+        return URL_PASSWORD.sub(rf"\1:{MASK}", text)
+
+    def data(self, value: Any) -> Any:
+        """JSON-like data with every string in it redacted."""
+        match value:
+            case str():
+                return self.text(value)
+            case list():
+                return [self.data(item) for item in value]
+            case dict():
+                return {self.text(str(key)): self.data(item) for key, item in value.items()}
+            case _:
+                return value

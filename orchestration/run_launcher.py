@@ -1,0 +1,94 @@
+"""Launches a run in a process of its own, forked by `up`, which outlives its code server.
+
+Dagster's own launcher has the code server spawn a fresh interpreter, which takes seconds, dies with
+that server, and cannot be asked whether it is alive.
+"""
+
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dagster import DagsterRun, DefaultRunLauncher
+from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, WorkerStatus
+
+from orchestration import control, dagster_internals
+
+WORKER_TAG = "orchestration/worker"
+
+
+def process_identity(pid: int) -> str:
+    """A name for the process that no later one has: its id, and when it started.
+
+    Raises ProcessLookupError when there is none, or it has ended already.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        if Path("/proc/self").exists():
+            raise ProcessLookupError(pid) from None
+        os.kill(pid, 0)
+        return f"{pid}:"
+    fields = stat.rpartition(")")[2].split()
+    if fields[0] in "ZX":
+        raise ProcessLookupError(pid)
+    return f"{pid}:{fields[19]}"
+
+
+def is_alive(identity: str) -> bool:
+    """Whether the process of that identity runs."""
+    try:
+        return process_identity(int(identity.partition(":")[0])) == identity
+    except ProcessLookupError:
+        return False
+
+
+class ForkedRunLauncher(DefaultRunLauncher):
+    """Has `up` fork the run's process; where there is no `up`, does what Dagster does."""
+
+    def launch_run(self, context: LaunchRunContext) -> None:
+        """Starts the run. Raises RuntimeError when `up` does not answer."""
+        if not control.is_served():
+            super().launch_run(context)
+            return
+        run = context.dagster_run
+        command = ["dagster", *dagster_internals.run_command(run, self._instance)]
+        answer = control.request({"do": "run", "run_id": run.run_id, "command": command})
+        tags = {WORKER_TAG: process_identity(answer["pid"])}
+        self._instance.add_run_tags(run.run_id, tags)
+
+    def terminate(self, run_id: str) -> bool:
+        """Asks the run's process to end; False where there is none any more."""
+        run = self._instance.get_run_by_id(run_id)
+        if run is None or run.is_finished:
+            return False
+        identity = run.tags.get(WORKER_TAG)
+        if identity is None:
+            return bool(super().terminate(run_id))
+        self._instance.report_run_canceling(run)
+        if not is_alive(identity):
+            self._instance.report_run_canceled(run, "The run's process had ended already.")
+            return False
+        os.kill(int(identity.partition(":")[0]), signal.SIGTERM)
+        return True
+
+    @property
+    def supports_check_run_worker_health(self) -> bool:
+        """True: run monitoring finds runs whose process has died."""
+        return True
+
+    def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
+        """Whether the run's process is alive; one that somebody else launched is taken to be."""
+        identity = run.tags.get(WORKER_TAG)
+        if identity is None or is_alive(identity):
+            return CheckRunHealthResult(WorkerStatus.RUNNING)
+        pid = identity.partition(":")[0]
+        return CheckRunHealthResult(
+            WorkerStatus.FAILED, f"The run's process {pid} has died without saying why."
+        )
+
+    @classmethod
+    def config_type(cls) -> Mapping[str, Any]:
+        """It has no settings."""
+        return {}

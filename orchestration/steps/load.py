@@ -1,0 +1,32 @@
+"""Calls dcpy's load: what a lock file names is brought to where the build finds it."""
+
+from pathlib import Path
+from typing import Any
+
+import step
+
+
+def load(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Loads the lock file's datasets; gives where each went."""
+    from dcpy.lifecycle.builds.load import load_source_data_from_resolved_recipe
+
+    result = load_source_data_from_resolved_recipe(Path(parameters["lock"]))
+    return {
+        "datasets": [
+            {
+                "id": dataset.id,
+                "version": dataset.version,
+                "file_type": str(dataset.file_type),
+                "destination_type": str(dataset.destination_type),
+                "destination": str(dataset.destination)
+                if isinstance(dataset.destination, str | Path)
+                else type(dataset.destination).__name__,
+            }
+            for versions in result.datasets.values()
+            for dataset in versions.values()
+        ]
+    }
+
+
+if __name__ == "__main__":
+    step.run(load)

@@ -1,0 +1,157 @@
+"""Where results lie on disk, and how a new one takes the place of an older one.
+
+Below the lifecycle folder:
+
+    ingest/<template id>/<version>          what dcpy's ingest wrote
+    builds/<slug>/<partition>/plan          recipe.lock.yml
+    builds/<slug>/<partition>/load          what dcpy's load wrote
+    builds/<slug>/<partition>/build         the build's output
+
+Each result is a symbolic link to a folder beside it that never changes once it is published. A
+stage writes to a new folder; when it succeeded, the link is replaced in one step. A stage that
+fails, or is killed, leaves the earlier result as it was. A folder's path stays the same when it is
+published, so paths that dcpy wrote down in it stay right.
+"""
+
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestration import OrchestrationError
+from orchestration.checkout import PROJECT_ROOT
+
+LOCK_FILE = "recipe.lock.yml"
+
+
+def lifecycle_dir(environ: Mapping[str, str] = os.environ, project: Path = PROJECT_ROOT) -> Path:
+    """The folder of everything that runs leave: `DCPY_LIFECYCLE_DATA_DIR`, else `.lifecycle`."""
+    configured = environ.get("DCPY_LIFECYCLE_DATA_DIR")
+    return Path(configured).expanduser().absolute() if configured else project / ".lifecycle"
+
+
+def ingest_result(lifecycle: Path, template_id: str, version: str) -> Path:
+    """Where the ingested version of a template lies. `version` is a checked key."""
+    return lifecycle / "ingest" / template_id / version
+
+
+def build_folder(lifecycle: Path, slug: str, partition: str) -> Path:
+    """Where a product's build lies. `partition` is a checked key."""
+    return lifecycle / "builds" / slug / partition
+
+
+def make_private(folder: Path) -> Path:
+    """Creates the folder, readable by its owner only."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
+
+
+@dataclass(frozen=True)
+class Staging:
+    """A new result in the making."""
+
+    folder: Path
+    """Where to write. It exists, and is empty."""
+    log: Path
+    """The log to write; it goes into the result, or where `failed_log` says."""
+
+
+def failed_log(result: Path, stage: str) -> Path:
+    """Where the log of the last failed attempt at `result` lies."""
+    return result.parent / f".{result.name}.{stage}.failed.log"
+
+
+@contextmanager
+def staged(result: Path, stage: str) -> Iterator[Staging]:
+    """A new version of the result at `result`, published if the block ends without an exception.
+
+    The log ends up as `<stage>.log` in the result. Other runs must be kept away by `locked`: what
+    an interrupted attempt left behind is removed.
+    """
+    make_private(result.parent)
+    if result.exists() and not result.is_symlink():
+        raise OrchestrationError(
+            f"{result} was not written by this program. Move it away, then run this again."
+        )
+    _remove_leftovers(result)
+    token = secrets.token_hex(4)
+    folder = result.parent / f".{result.name}.{token}"
+    log = result.parent / f".{result.name}.{token}.log"
+    folder.mkdir()
+    try:
+        yield Staging(folder, log)
+        log.touch()
+        log.rename(folder / f"{stage}.log")
+        _point(result, folder)
+    except BaseException:
+        if log.exists():
+            log.replace(failed_log(result, stage))
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    failed_log(result, stage).unlink(missing_ok=True)
+    _remove_leftovers(result)
+
+
+def _point(link: Path, target: Path) -> None:
+    new = link.parent / f"{target.name}.link"
+    new.symlink_to(target.name)
+    new.replace(link)
+
+
+def _remove_leftovers(result: Path) -> None:
+    current = os.readlink(result) if result.is_symlink() else None
+    prefix = f".{result.name}."
+    for entry in result.parent.iterdir():
+        suffix = entry.name.removeprefix(prefix)
+        is_attempt = entry.name.startswith(prefix) and len(suffix.split(".")[0]) == 8
+        if not is_attempt or entry.name == current:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+@contextmanager
+def locked(target: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Keeps other processes away from `target` for as long as the block lasts.
+
+    Calls `waiting` once when somebody else has it, then waits. The operating system frees the lock
+    of a process that dies.
+    """
+    make_private(target.parent)
+    with open(target.parent / f".{target.name}.lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def private_lifecycle(lifecycle: Path, folder: Path) -> Iterator[Path]:
+    """A lifecycle folder for one load: what was ingested is there, and `builds` is its own.
+
+    dcpy pulls a dataset to a path that all loads of that version share, and two at once get in
+    each other's way.
+    """
+    folder.mkdir()
+    links = []
+    for shared in lifecycle.iterdir():
+        if shared.name not in ("builds", "dagster"):
+            link = folder / shared.name
+            link.symlink_to(shared, target_is_directory=shared.is_dir())
+            links.append(link)
+    yield folder
+    for link in links:
+        link.unlink(missing_ok=True)
+
+
+def size_of(folder: Path) -> int:
+    """The bytes of all files below the folder."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
