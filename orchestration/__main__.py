@@ -1,6 +1,7 @@
 """The command line: `python -m orchestration COMMAND`."""
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -35,13 +36,40 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument(
         "--check", action="store_true", help="write nothing; exit 1 and show a diff if stale"
     )
+    generate.add_argument(
+        "--schema", action="store_true", help="print the JSON Schema of products.yml, for editors"
+    )
     generate.set_defaults(run=_generate)
 
     up = commands.add_parser("up", help="serve Dagster: the web UI and the daemon")
     up.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     up.add_argument("--port", type=int, default=3000, help="port to listen on (%(default)s)")
     up.add_argument("--cold", action="store_true", help="start every server as a fresh interpreter")
+    up.add_argument(
+        "--only",
+        type=_comma_separated,
+        default=[],
+        metavar="NAME,…",
+        help="serve only these products; `ingest` is the ingest templates",
+    )
+    up.add_argument(
+        "--owner",
+        type=_comma_separated,
+        default=[],
+        metavar="OWNER,…",
+        help="serve only the products of these owners",
+    )
+    up.add_argument(
+        "--no-watch", action="store_true", help="do not follow changes of the checkout's files"
+    )
     up.set_defaults(run=_up)
+
+    status = commands.add_parser(
+        "status", help="list what a running server serves; exit 1 if any of it is broken"
+    )
+    status.add_argument("--host", default="127.0.0.1", help="the server's address (%(default)s)")
+    status.add_argument("--port", type=int, default=3000, help="the server's port (%(default)s)")
+    status.set_defaults(run=_status)
 
     materialize = commands.add_parser(
         "materialize", help="run a product, a stage or an ingest template without a server"
@@ -58,8 +86,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _generate(options: argparse.Namespace) -> int:
     from orchestration.generate import pending_changes, warnings, write
-    from orchestration.products import read_products
+    from orchestration.products import json_schema, read_products
 
+    if options.schema:
+        print(json.dumps(json_schema(), indent=2))
+        return 0
     root = checkout_root()
     products = read_products(products_file(root))
     changes = pending_changes(products)
@@ -89,7 +120,26 @@ def _materialize(options: argparse.Namespace) -> int:
 def _up(options: argparse.Namespace) -> int:
     from orchestration.serve import up
 
-    return up(host=options.host, port=options.port, warm=not options.cold)
+    return up(
+        host=options.host,
+        port=options.port,
+        warm=not options.cold,
+        watches=not options.no_watch,
+        only=options.only,
+        owners=options.owner,
+    )
+
+
+def _status(options: argparse.Namespace) -> int:
+    from orchestration.status import read_status, table
+
+    locations = read_status(f"http://{options.host}:{options.port}")
+    sys.stdout.write(table(locations))
+    return 1 if any(location.error for location in locations) else 0
+
+
+def _comma_separated(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 if __name__ == "__main__":

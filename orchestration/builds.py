@@ -21,10 +21,11 @@ from dagster import (
 )
 
 from orchestration import OrchestrationError
-from orchestration.checkout import checkout_root, templates_folder
+from orchestration.checkout import checkout_root, product_folder, templates_folder
 from orchestration.partitions import build_partitions
 from orchestration.recipes import input_datasets
 from orchestration.stages import STAGES, Product, run_stage
+from orchestration.team_definitions import with_team_definitions
 
 DESCRIPTIONS = {
     "plan": (
@@ -56,7 +57,8 @@ def product_definitions(
     """The code location of one product: a group of four assets and the job that runs them.
 
     The arguments are the product's fields in products.yml. Nothing of the checkout is needed to
-    load it; where the product's recipe can be read, `plan` depends on the ingest assets it names.
+    load it; where the product's recipe can be read, `plan` depends on the ingest assets it names,
+    and the definitions that the product's team keeps beside it are added.
     """
     entry = {name: value for name, value in locals().items() if value and name != "slug"}
     product = Product(id, slug, build_command, path, recipe, python)
@@ -84,7 +86,8 @@ def product_definitions(
         tags={"product": slug},
     )
     # The stages' work is done by processes of their own already.
-    return Definitions(assets=assets, jobs=[job], executor=in_process_executor)
+    definitions = Definitions(assets=assets, jobs=[job], executor=in_process_executor)
+    return with_team_definitions(definitions, product_folder(checkout_root(), path), slug)
 
 
 def _plan_deps(product: Product) -> list[AssetDep]:

@@ -17,7 +17,9 @@ from orchestration.checkout import PROJECT_ROOT
 from orchestration.forkserver import Forkserver
 from orchestration.services import Service
 
+LOCATIONS_PACKAGE = "orchestration.locations"
 LOAD_SECONDS = 25.0
+EXCEPTION_STATUS = 1
 MAX_RESTART_DELAY = 30.0
 
 
@@ -33,7 +35,7 @@ class CodeServer:
         self._env = dict(env)
         self._serving: Service | None = None
         self._loading: Service | None = None
-        self._loading_is_stand_in = False
+        self._excuse: str | None = None
         self._count = 0
         self._retired: list[Service] = []
         self._restart_at = 0.0
@@ -55,10 +57,12 @@ class CodeServer:
         """Loads the location afresh; what serves now goes on until that is done."""
         if self._loading:
             self._retire(self._loading)
-        self._loading_is_stand_in = False
-        self._loading = self._start("orchestration.locations." + self.name, {})
+        self._excuse = None
+        self._loading = self._start(f"{LOCATIONS_PACKAGE}.{self.name}")
 
-    def _start(self, module: str, more_env: Mapping[str, str], *options: str) -> Service:
+    def _start(
+        self, module: str, *options: str, more_env: Mapping[str, str] | None = None
+    ) -> Service:
         self._count += 1
         command = [
             *("dagster", *(("api", "grpc") if self._forkserver.warm else ("code-server", "start"))),
@@ -75,12 +79,23 @@ class CodeServer:
             control.request({"do": "reload", "location": name})
 
         return Service(
-            name, self._forkserver, command, env=self._env | more_env, on_reload=on_reload
+            name,
+            self._forkserver,
+            command,
+            env={**self._env, **(more_env or {})},
+            on_reload=on_reload,
         )
 
     @property
     def _loading_socket(self) -> Path:
         return self.socket.with_suffix(f".{self._count}.sock")
+
+    def end(self) -> None:
+        """Ends it for good."""
+        for service in self.services:
+            if service not in self._retired:
+                self._retire(service)
+        self._serving = self._loading = None
 
     def attend(self) -> None:
         """Takes the next step, if there is one; to be called again and again."""
@@ -90,15 +105,18 @@ class CodeServer:
         if self._loading:
             self._attend_loading(self._loading)
         elif self._serving and (status := self._serving.process.poll()) is not None:
-            self._restart(self._serving, status)
+            if self._excuse:
+                self._fail(f"Its server {_ending(status)} while loading", self._serving)
+                self._serving = None
+            else:
+                self._restart(self._serving, status)
 
     def _attend_loading(self, loading: Service) -> None:
         status = loading.process.poll()
         if status is not None:
-            self._fail(f"Its server {_ending(status)} while loading", loading)
+            self._fail(f"Its server {_ending(status)} while loading", loading, status)
         elif _answers(self._loading_socket):
-            if not self._loading_is_stand_in:
-                self.problem = None
+            self.problem = self._excuse
             os.rename(self._loading_socket, self.socket)
             if self._serving:
                 self._retire(self._serving)
@@ -107,16 +125,20 @@ class CodeServer:
             loading.process.kill()
             self._fail(f"It did not load within {LOAD_SECONDS:.0f} seconds", loading)
 
-    def _fail(self, what: str, loading: Service) -> None:
-        loading.show_output()
-        self._retire(loading)
-        last = f" Its last output:\n{loading.tail}" if loading.tail else ""
-        self.problem = f"Location {self.name} cannot be loaded. {what}.{last}"
-        self._loading_is_stand_in = True
-        options = ("--lazy-load-user-code",) if self._forkserver.warm else ()
-        self._loading = self._start(
-            broken_location.__name__, {broken_location.REASON: self.problem}, *options
-        )
+    def _fail(self, what: str, failed: Service, status: int | None = None) -> None:
+        """Starts a server that can say what is wrong."""
+        failed.show_output()
+        self._retire(failed)
+        lazy = ("--lazy-load-user-code",) if self._forkserver.warm else ()
+        is_first = self._excuse is None
+        self._excuse = f"{what}. The end of its output:\n{failed.tail or '(nothing)'}"
+        if is_first and status == EXCEPTION_STATUS:
+            # An ordinary exception: Dagster itself shows it best, once it is asked for the location.
+            self._loading = self._start(f"{LOCATIONS_PACKAGE}.{self.name}", *lazy)
+        else:
+            self._loading = self._start(
+                broken_location.__name__, *lazy, more_env={broken_location.REASON: self._excuse}
+            )
 
     def _restart(self, ended: Service, status: int) -> None:
         """Brings a server back that ended by itself, ever more slowly if it keeps ending."""

@@ -9,6 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from dagster import DagsterRun
+from dagster._core.launcher import CheckRunHealthResult as CheckRunHealthResult
+from dagster._core.launcher import LaunchRunContext as LaunchRunContext
+from dagster._core.launcher import WorkerStatus as WorkerStatus
 
 # What a code server, a run's process, the webserver and the daemon import before they do anything.
 PRELOADED = (
@@ -76,4 +79,4 @@ def replace_reload(reload: Callable[[], None]) -> None:
 
     if not hasattr(DagsterApiServer, "ReloadCode"):
         raise ImportError("dagster._grpc.server.DagsterApiServer.ReloadCode")
-    DagsterApiServer.ReloadCode = reload_code  # type: ignore[method-assign]
+    DagsterApiServer.ReloadCode = reload_code  # type: ignore[assignment,method-assign]

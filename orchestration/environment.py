@@ -2,12 +2,16 @@
 
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from orchestration import steps
 from orchestration.checkout import templates_folder
+
+STEPS_FOLDER = Path(steps.__file__).parent
 
 # The variables of Dagster's process and of its interpreter are not dcpy's business.
 NOT_PASSED_ON = re.compile(
@@ -27,6 +31,35 @@ def dcpy_python(chosen: str | None, environ: Mapping[str, str] = os.environ) -> 
     return (Path(configured).expanduser(), True) if configured else (Path(sys.executable), False)
 
 
+def problem_with_interpreter(interpreter: Path) -> str | None:
+    """Why this cannot be the interpreter of dcpy, as far as can be seen without starting it."""
+    if interpreter.is_file() and os.access(interpreter, os.X_OK):
+        return None
+    return (
+        f"the interpreter {interpreter} does not exist. Set DCPY_PYTHON, or the product's "
+        "`python`, to one that has dcpy."
+    )
+
+
+def problem_with_dcpy(python: tuple[Path, bool], *, root: Path, lifecycle: Path) -> str | None:
+    """Why the interpreter (as `dcpy_python` gives it) cannot run the checkout's dcpy.
+
+    The steps ask the same before they do anything; this is for telling it earlier.
+    """
+    interpreter, is_chosen = python
+    if problem := problem_with_interpreter(interpreter):
+        return problem
+    found = subprocess.run(
+        [interpreter, STEPS_FOLDER / "installed.py", root, *(["chosen"] if is_chosen else [])],
+        env=base_environment(root=root, lifecycle=lifecycle, python=interpreter),
+        cwd=root,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    return found.stderr.strip() or None
+
+
 def base_environment(
     *, root: Path, lifecycle: Path, python: Path, environ: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
@@ -37,6 +70,8 @@ def base_environment(
         env.pop("CI", None)
     if (python.parent.parent / "pyvenv.cfg").is_file():
         env["VIRTUAL_ENV"] = str(python.parent.parent)
+    # dcpy would ask a cloud's metadata service for credentials six times when it is imported.
+    env.setdefault("AWS_EC2_METADATA_DISABLED", "true")
     if python.is_absolute():
         env["PATH"] = os.pathsep.join([str(python.parent), env.get("PATH", os.defpath)])
     return env | {
@@ -49,29 +84,30 @@ def base_environment(
     }
 
 
-def build_environment(
+def load_environment(
     base: Mapping[str, str], *, lock: Mapping[str, Any], build_name: str, output: Path
 ) -> dict[str, str]:
-    """What a build command finds under dcpy, in the order in which dcpy sets it.
+    """What load, and a preprocessor that it calls, finds under dcpy.
 
     `lock` is the content of the lock file. Source: dcpy/lifecycle/builds/build.py.
     """
-    env = {**base, **lock_environment(lock)}
+    env = {**base, **_strings(lock.get("env"))}
     if server := SERVER.match(env.get("BUILD_ENGINE_SERVER", "")):
         env |= {f"BUILD_ENGINE_{part}": value for part, value in server.groupdict().items()}
     connection = [env.get(f"BUILD_ENGINE_{part}") for part in ("SERVER", "DB", "SCHEMA")]
     if all(connection):
         address, database, schema = connection
         env["BUILD_ENGINE"] = f"{address}/{database}?options=--search_path%3D{schema},public"
-    env["BUILD_ENV_OUTPUT_DIR"] = str(output)
-    env["BUILD_NAME"] = build_name
+    return env | {"BUILD_ENV_OUTPUT_DIR": str(output), "BUILD_NAME": build_name}
+
+
+def build_environment(
+    base: Mapping[str, str], *, lock: Mapping[str, Any], build_name: str, output: Path
+) -> dict[str, str]:
+    """What a build command finds under dcpy, in the order in which dcpy sets it."""
+    env = load_environment(base, lock=lock, build_name=build_name, output=output)
     stage = (lock.get("stage_config") or {}).get("builds.build") or {}
     return env | _strings(stage.get("env"))
-
-
-def lock_environment(lock: Mapping[str, Any]) -> dict[str, str]:
-    """The variables that the lock file sets for the whole build."""
-    return _strings(lock.get("env"))
 
 
 def _strings(variables: Mapping[str, Any] | None) -> dict[str, str]:

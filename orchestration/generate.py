@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
+import yaml
 
 from orchestration import OrchestrationError
 from orchestration.checkout import PROJECT_ROOT, product_folder, products_file
@@ -44,9 +45,18 @@ class Change:
         )
 
 
+INGEST = "ingest"
+
+
 def location_names(products: Sequence[Product]) -> list[str]:
     """The names of all code locations, in the order of the workspace."""
-    return ["ingest", *(product.slug for product in products)]
+    return [INGEST, *(product.slug for product in products)]
+
+
+def generated_locations(project: Path = PROJECT_ROOT) -> list[str]:
+    """The names of the locations that workspace.yaml has."""
+    entries = yaml.safe_load((project / WORKSPACE).read_text(encoding="utf-8"))["load_from"]
+    return [entry["python_module"]["location_name"] for entry in entries]
 
 
 def render(products: Sequence[Product]) -> dict[Path, str]:

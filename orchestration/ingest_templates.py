@@ -61,7 +61,7 @@ def _template(path: Path, data: Any) -> IngestTemplate:
         raise OrchestrationError(f"{path}: a template must be a mapping")
     attributes = _mapping(data.get("attributes"))
     source = _mapping(data.get("source") or _mapping(data.get("ingestion")).get("source"))
-    datasets = data.get("datasets") or [data]
+    datasets = data.get("datasets")
     return IngestTemplate(
         id=path.stem,
         name=_text(attributes.get("name")),
@@ -69,7 +69,11 @@ def _template(path: Path, data: Any) -> IngestTemplate:
         url=_text(attributes.get("url")),
         source_type=_text(source.get("type")),
         source=next((_text(source[key]) for key in SOURCE_PLACES if key in source), None),
-        datasets=tuple(str(d["id"]) for d in datasets if isinstance(d, dict) and "id" in d),
+        datasets=tuple(
+            str(dataset["id"])
+            for dataset in (datasets if isinstance(datasets, list) else [data])
+            if isinstance(dataset, dict) and "id" in dataset
+        ),
         depends_on=_names(path, data.get("depends_on")),
     )
 
@@ -87,7 +91,8 @@ def _names(path: Path, value: Any) -> tuple[str, ...]:
         return ()
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         raise OrchestrationError(f"{path}: depends_on must be a list of template ids")
-    return tuple(value)
+    # Dagster refuses an asset that names a dependency twice.
+    return tuple(dict.fromkeys(value))
 
 
 def _check_dependencies(templates: dict[str, IngestTemplate]) -> None:
@@ -109,8 +114,9 @@ def _cycle(templates: Mapping[str, IngestTemplate]) -> Sequence[str]:
     try:
         TopologicalSorter({t.id: t.depends_on for t in templates.values()}).prepare()
     except CycleError as error:
+        # Each name in it is a dependency of the next one.
         cycle: Sequence[str] = error.args[1]
-        return cycle
+        return cycle[::-1]
     return ()
 
 

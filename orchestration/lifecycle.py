@@ -16,12 +16,10 @@ from dagster import (
     open_pipes_session,
 )
 
-from orchestration import child, steps
+from orchestration import child
+from orchestration.environment import STEPS_FOLDER, problem_with_interpreter
 from orchestration.redaction import Redactor
-from orchestration.steps.step import PIPES_PARENT
 from orchestration.storage import Staging, failed_log
-
-STEPS_FOLDER = Path(steps.__file__).parent
 
 
 @dataclass(frozen=True)
@@ -50,15 +48,13 @@ def run_step(
     `staging` where. Raises Failure with a sentence that says why, and dcpy's traceback below it.
     """
     interpreter, is_chosen = python
-    if not interpreter.is_file():
-        raise Failure(
-            f"{subject}: the interpreter {interpreter} does not exist. Set DCPY_PYTHON, or the "
-            "product's `python`, to one that has dcpy."
-        )
+    if problem := problem_with_interpreter(interpreter):
+        raise Failure(f"{subject}: {problem}")
     redact = Redactor(env)
     extras = {
         **parameters,
         "stage": stage,
+        "subject": subject,
         "checkout": str(root),
         "python_is_chosen": is_chosen,
     }
@@ -72,13 +68,13 @@ def run_step(
     ) as session:
         finished = child.run(
             context,
-            command=[str(interpreter), str(STEPS_FOLDER / f"{stage}.py")],
+            command=[
+                str(interpreter),
+                str(STEPS_FOLDER / f"{stage}.py"),
+                str(Path(dagster_pipes.__file__).parent.parent),
+            ],
             cwd=root,
-            env={
-                **env,
-                **session.get_bootstrap_env_vars(),
-                PIPES_PARENT: str(Path(dagster_pipes.__file__).parent.parent),
-            },
+            env={**env, **session.get_bootstrap_env_vars()},
             log=staging.log,
             redact=redact,
         )
@@ -88,7 +84,7 @@ def run_step(
     if "problem" in data:
         below = f"\n\n{data['traceback']}" if "traceback" in data else ""
         raise Failure(
-            f"{subject}: {data['problem']}{below}",
+            f"{data['problem']}{below}",
             metadata={
                 "exit_code": finished.returncode,
                 "log": MetadataValue.path(str(log)),

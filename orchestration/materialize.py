@@ -94,8 +94,9 @@ def materialize(selection: Selection, partition: str) -> bool:
     return result.success
 
 
-@logger(description="A run's stages, their output and errors, for a person at a terminal.")
+@logger
 def _progress(_: InitLoggerContext) -> logging.Logger:
+    """A run's stages, their output and errors, for a person at a terminal."""
     handler = logging.StreamHandler(sys.stdout)
     handler.addFilter(lambda record: bool(_wording(record)))
     handler.setFormatter(_ProgressFormatter())

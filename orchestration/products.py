@@ -54,7 +54,7 @@ Owner = Annotated[StrictStr, AfterValidator(_owner)]
 
 
 class ProductDefaults(BaseModel):
-    """The optional fields of a product."""
+    """The optional fields of a product, and what `defaults` can hold."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -104,6 +104,25 @@ class ProductsFile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     products: tuple[Product, ...] = Field(description="The products, one code location each.")
+    defaults: ProductDefaults | None = Field(
+        None, description="Values for the fields that a product leaves out."
+    )
+
+    def complete(self) -> tuple[Product, ...]:
+        """The products, with the defaults in the fields that they leave out."""
+        defaults = self.defaults.model_dump(exclude_unset=True) if self.defaults else {}
+        return tuple(
+            Product.model_validate(defaults | product.model_dump(exclude_unset=True))
+            for product in self.products
+        )
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of products.yml, for editors."""
+    return ProductsFile.model_json_schema() | {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "products.yml",
+    }
 
 
 @dataclass(frozen=True)
@@ -134,7 +153,7 @@ def read_products(path: Path) -> tuple[Product, ...]:
     if document.problems:
         raise ProductsError(path, document.problems)
     try:
-        products = ProductsFile.model_validate(data).products
+        products = ProductsFile.model_validate(data).complete()
     except ValidationError as error:
         problems = [_problem(dict(e), data, document.lines) for e in error.errors()]
         raise ProductsError(path, problems) from error
@@ -259,7 +278,7 @@ def _wording(error: dict[str, Any], place: tuple[str | int, ...], data: Any) -> 
         case "missing":
             return f"`{field}` is missing"
         case "extra_forbidden":
-            model = Product if place[0] == "products" and len(place) > 2 else ProductsFile
+            model = _model_at(place)
             close = difflib.get_close_matches(field, model.model_fields, n=1)
             known = ", ".join(model.model_fields)
             return f"unknown key `{field}`; " + (
@@ -279,6 +298,12 @@ def _wording(error: dict[str, Any], place: tuple[str | int, ...], data: Any) -> 
             return "must be a mapping with the keys id and build_command"
         case _:
             return f"`{field}`: {error['msg']}"
+
+
+def _model_at(place: tuple[str | int, ...]) -> type[BaseModel]:
+    if len(place) < 2:
+        return ProductsFile
+    return Product if place[0] == "products" else ProductDefaults
 
 
 def _clashes(

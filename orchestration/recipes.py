@@ -1,5 +1,6 @@
 """The inputs that a recipe names, read without dcpy."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from orchestration import OrchestrationError
 # Recipes and templates are Jinja; a variable's value is not known here and does not matter.
 UNKNOWN = "UNKNOWN"
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# The C loader ends the whole process on deep nesting, which takes this many of the characters that
+# open something.
+MAX_OPENINGS = 10_000
 
 
 def rendered_yaml(path: Path) -> Any:
@@ -22,7 +26,8 @@ def rendered_yaml(path: Path) -> Any:
         text = path.read_text(encoding="utf-8")
         if "{{" in text or "{%" in text or "{#" in text:
             text = _rendered(text)
-        return yaml.load(text, Loader=YAML_LOADER)
+        openings = sum(map(text.count, "[{-?"))
+        return yaml.load(text, YAML_LOADER if openings < MAX_OPENINGS else yaml.SafeLoader)
     except OSError as error:
         raise OrchestrationError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -33,6 +38,10 @@ def rendered_yaml(path: Path) -> Any:
         raise OrchestrationError(f"{path}{line}: not valid YAML: {error.problem}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise OrchestrationError(f"{path}: not valid YAML: {error}") from error
+    except Exception as error:
+        # A value with a YAML tag of another type raises whatever comes: IndexError, KeyError, …
+        message = f"{type(error).__name__}: {error}"
+        raise OrchestrationError(f"{path}: not valid YAML: {message}") from error
 
 
 def _rendered(text: str) -> str:
@@ -49,7 +58,8 @@ def _rendered(text: str) -> str:
         return environment.from_string(text).render()
     except jinja2.TemplateSyntaxError as error:
         raise ValueError(f"Jinja in line {error.lineno}: {error.message}") from error
-    except (jinja2.TemplateError, TypeError, ArithmeticError) as error:
+    except Exception as error:
+        # An expression is a program, which can fail in any way.
         raise ValueError(f"Jinja: {error}") from error
 
 
@@ -75,4 +85,4 @@ def _datasets(recipe: Path, seen: list[Path]) -> Iterator[str]:
             raise OrchestrationError(f"{recipe}: every dataset of `inputs` must have an id")
         yield name
     if isinstance(base := data.get("base_recipe"), str):
-        yield from _datasets(recipe.parent / base, [*seen, recipe])
+        yield from _datasets(Path(os.path.normpath(recipe.parent / base)), [*seen, recipe])

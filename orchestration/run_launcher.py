@@ -11,9 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from dagster import DagsterRun, DefaultRunLauncher
-from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, WorkerStatus
 
-from orchestration import control, dagster_internals
+from orchestration import control
+from orchestration.dagster_internals import (
+    CheckRunHealthResult,
+    LaunchRunContext,
+    WorkerStatus,
+    run_command,
+)
 
 WORKER_TAG = "orchestration/worker"
 
@@ -53,7 +58,7 @@ class ForkedRunLauncher(DefaultRunLauncher):
             super().launch_run(context)
             return
         run = context.dagster_run
-        command = ["dagster", *dagster_internals.run_command(run, self._instance)]
+        command = ["dagster", *run_command(run, self._instance)]
         answer = control.request({"do": "run", "run_id": run.run_id, "command": command})
         tags = {WORKER_TAG: process_identity(answer["pid"])}
         self._instance.add_run_tags(run.run_id, tags)
@@ -65,7 +70,7 @@ class ForkedRunLauncher(DefaultRunLauncher):
             return False
         identity = run.tags.get(WORKER_TAG)
         if identity is None:
-            return bool(super().terminate(run_id))
+            return bool(super().terminate(run_id))  # type: ignore[no-untyped-call]
         self._instance.report_run_canceling(run)
         if not is_alive(identity):
             self._instance.report_run_canceled(run, "The run's process had ended already.")

@@ -5,7 +5,7 @@ does, everything behind it is ended. The other one, `Supervisor`, starts the ser
 them. Dagster gets a workspace file of sockets, so that webserver and daemon share the servers.
 """
 
-import argparse
+import ipaddress
 import json
 import os
 import selectors
@@ -16,36 +16,61 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
+from dagster import DagsterInstance
 
 from orchestration import OrchestrationError, control, reaper
-from orchestration.checkout import PROJECT_ROOT, checkout_root
+from orchestration.checkout import PROJECT_ROOT, checkout_root, products_file
 from orchestration.code_servers import CodeServer
-from orchestration.forkserver import Forkserver
-from orchestration.generate import WORKSPACE, generate, location_names, warnings
+from orchestration.forkserver import Forkserver, Process
+from orchestration.generate import (
+    WORKSPACE,
+    generate,
+    generated_locations,
+    location_names,
+    warnings,
+)
+from orchestration.graphql import query
 from orchestration.instance import add_starter_partitions, prepare_dagster_home
+from orchestration.products import Product, read_products
 from orchestration.services import Service
+from orchestration.watch import Watch
 
 GRACE_SECONDS = 20.0
 # How long the UI waits for locations before it comes up without those that are slow.
 PATIENCE_SECONDS = 3.0
+LOOK_SECONDS = 1.0
 
 
-def up(*, host: str, port: int, warm: bool) -> int:
+def up(
+    *, host: str, port: int, warm: bool, watches: bool, only: Sequence[str], owners: Sequence[str]
+) -> int:
     """Serves until it is told to stop; gives the exit code.
 
-    Raises OrchestrationError when the port is taken.
+    `only` and `owners` narrow down which locations. Raises OrchestrationError when the port is
+    taken.
     """
     _check_port(host, port)
-    command = [sys.executable, "-m", "orchestration.serve", host, str(port)]
+    if not ipaddress.ip_address(socket.gethostbyname(host)).is_loopback:
+        _say(f"warning: {host} can be reached from elsewhere, and Dagster has no authentication")
+    settings = {
+        "host": host,
+        "port": port,
+        "warm": warm and hasattr(os, "fork"),
+        "watches": watches,
+        "only": only,
+        "owners": owners,
+    }
     process = subprocess.Popen(
-        [sys.executable, "-I", "-S", reaper.__file__, str(GRACE_SECONDS), *command]
-        + ([] if warm else ["--cold"]),
+        [
+            *(sys.executable, "-I", "-S", reaper.__file__, str(GRACE_SECONDS)),
+            *(sys.executable, "-m", "orchestration.serve", json.dumps(settings)),
+        ],
         cwd=PROJECT_ROOT,
         stdin=subprocess.PIPE,
         start_new_session=True,
@@ -77,23 +102,78 @@ def _check_port(host: str, port: int) -> None:
             ) from error
 
 
+class Selection:
+    """Which locations a team serves: those named, and those of the products with an owner named.
+
+    Nothing named means all.
+    """
+
+    def __init__(self, names: Sequence[str], owners: Sequence[str]) -> None:
+        self._names, self._owners = list(names), list(owners)
+
+    def locations(self, products: Sequence[Product]) -> list[str]:
+        """The names of the locations to serve.
+
+        Raises OrchestrationError for a name or an owner that there is not.
+        """
+        everything = location_names(products)
+        if not self._names and not self._owners:
+            return everything
+        slugs = {product.id: product.slug for product in products}
+        names = [slugs.get(name, name) for name in self._names]
+        if unknown := [name for name in names if name not in everything]:
+            raise OrchestrationError(
+                f"--only names no location: {', '.join(unknown)}. "
+                f"There are: {', '.join(everything)}."
+            )
+        owners = {owner for product in products for owner in product.owners}
+        if unknown := [owner for owner in self._owners if owner not in owners]:
+            raise OrchestrationError(
+                f"--owner names nobody who owns a product: {', '.join(unknown)}. "
+                f"There are: {', '.join(sorted(owners)) or 'none'}."
+            )
+        owned = {p.slug for p in products if set(p.owners) & set(self._owners)}
+        return [name for name in everything if name in names or name in owned]
+
+
 class Supervisor:
     """Everything that runs while the server runs."""
 
-    def __init__(self, host: str, port: int, warm: bool) -> None:
+    def __init__(
+        self, *, host: str, port: int, warm: bool, watches: bool, selection: Selection
+    ) -> None:
         self.host, self.port = host, port
-        self.folder = Path(tempfile.mkdtemp(prefix="orchestration-"))
-        self.selector = selectors.DefaultSelector()
+        self.root = checkout_root()
+        self.watches, self.selection = watches, selection
+        self.watch = Watch(self.root)
+        self.products: Sequence[Product] = ()
         self.code_servers: dict[str, CodeServer] = {}
+        self.leaving: list[CodeServer] = []
         self.webserver: Service | None = None
         self.daemon: Service | None = None
         self.runs: list[Service] = []
-        self._shown: set[Service] = set()
+        self.tasks: list[Process] = []
+        self.refreshing: Process | None = None
         self._waiting: list[tuple[CodeServer, Any]] = []
         self._stopping = False
         self._announced = False
-        self._wake_read, wake_write = os.pipe()
-        os.set_blocking(self._wake_read, False)
+        self._published: list[str] = []
+        self._last_look = 0.0
+        self.folder = Path(tempfile.mkdtemp(prefix="orchestration-"))
+        self.selector = selectors.DefaultSelector()
+        self._listen()
+        prepare_dagster_home()
+        path = os.pathsep.join(filter(None, [str(PROJECT_ROOT), os.environ.get("PYTHONPATH")]))
+        self.env = dict(os.environ) | {
+            "PYTHONPATH": path,
+            "DATA_ENGINEERING_ROOT": str(self.root),
+            control.SOCKET_VARIABLE: str(self.folder / "control.sock"),
+        }
+        self.forkserver = Forkserver(warm)
+
+    def _listen(self) -> None:
+        wake_read, wake_write = os.pipe()
+        os.set_blocking(wake_read, False)
         os.set_blocking(wake_write, False)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._stop)
@@ -103,64 +183,66 @@ class Supervisor:
         self.listener.bind(str(self.folder / "control.sock"))
         self.listener.listen(64)
         self.selector.register(self.listener, selectors.EVENT_READ, self._answer)
-        self.selector.register(self._wake_read, selectors.EVENT_READ, self._drain)
-        self.home = prepare_dagster_home()
-        path = os.pathsep.join(filter(None, [str(PROJECT_ROOT), os.environ.get("PYTHONPATH")]))
-        self.env = dict(os.environ) | {
-            "PYTHONPATH": path,
-            control.SOCKET_VARIABLE: str(self.folder / "control.sock"),
-        }
-        self.forkserver = Forkserver(warm)
+        self.selector.register(wake_read, selectors.EVENT_READ, lambda: os.read(wake_read, 4096))
 
     def _stop(self, *_: object) -> None:
         self._stopping = True
-
-    def _drain(self) -> None:
-        os.read(self._wake_read, 4096)
 
     @property
     def workspace(self) -> Path:
         """The workspace file that webserver and daemon read."""
         return self.folder / WORKSPACE
 
-    def run(self, locations: Sequence[str], slugs: Sequence[str]) -> int:
-        """Serves the locations until told to stop, and gives the exit code."""
+    def run(self) -> int:
+        """Serves until told to stop, and gives the exit code.
+
+        Raises OrchestrationError when the checkout cannot be used, or has not what is to be served.
+        """
+        self._generate()
+        self._look_for_changes()
         # Before anybody else opens the instance: whoever is first creates it.
-        seeding = self.forkserver.call(
-            lambda: _seed(slugs), env=self.env, output=sys.stdout.fileno()
-        )
+        seeding = self._seed()
         while seeding.poll() is None and not self._stopping:
             self._attend()
         if seeding.poll():
             return 1
-        for name in locations:
-            self.code_servers[name] = CodeServer(name, self.folder, self.forkserver, self.env)
+        self._sync()
         started = time.monotonic()
         while not self._stopping:
             self._attend()
             if self.webserver is None:
-                settled = all(server.is_settled for server in self.code_servers.values())
-                waited = time.monotonic() - started > PATIENCE_SECONDS
-                if settled or waited:
+                if self._settled or time.monotonic() - started > PATIENCE_SECONDS:
                     self._start_dagster()
-            else:
+                continue
+            if not self._announced:
                 self._announce()
-                for service in (self.webserver, self.daemon):
-                    if service and (status := service.process.poll()) is not None:
-                        service.show_output()
-                        print(f"The {service.name} ended with status {status}.", flush=True)
-                        return 1
+            for service in filter(None, (self.webserver, self.daemon)):
+                if (status := service.process.poll()) is not None:
+                    service.show_output()
+                    _say(f"The {service.name} ended with status {status}.")
+                    return 1
+            if time.monotonic() - self._last_look > LOOK_SECONDS:
+                self._look_for_changes()
+            if self._published != list(self.code_servers) and self._settled:
+                self._publish()
         return 0
 
+    @property
+    def _settled(self) -> bool:
+        return all(server.is_settled for server in self.code_servers.values())
+
     def _attend(self) -> None:
-        is_loading = any(not server.is_settled for server in self.code_servers.values())
-        for key, _ in self.selector.select(timeout=0.05 if is_loading else 0.5):
+        """Waits a moment for something to happen, and does what there is to do."""
+        for key, _ in self.selector.select(timeout=0.5 if self._settled else 0.05):
             key.data()
-        for server in self.code_servers.values():
+        for server in [*self.code_servers.values(), *self.leaving]:
             server.attend()
+        self.leaving = [server for server in self.leaving if server.services]
         self.runs = [run for run in self.runs if run.process.poll() is None]
-        for service in self._services() - self._shown:
-            self._show(service)
+        self.tasks = [task for task in self.tasks if task.poll() is None]
+        for service in self._services():
+            if not service.is_shown:
+                self._show(service)
         for server, stream in list(self._waiting):
             if server.is_settled:
                 self._waiting.remove((server, stream))
@@ -168,7 +250,7 @@ class Supervisor:
 
     def _services(self) -> set[Service]:
         services = [self.webserver, self.daemon, *self.runs]
-        for server in self.code_servers.values():
+        for server in [*self.code_servers.values(), *self.leaving]:
             services += server.services
         return {service for service in services if service is not None}
 
@@ -178,45 +260,108 @@ class Supervisor:
                 self.selector.unregister(service.output)
                 service.close()
 
-        self._shown.add(service)
+        service.is_shown = True
         self.selector.register(service.output, selectors.EVENT_READ, show)
 
+    def _generate(self) -> None:
+        self.products, changes = generate(self.root)
+        for change in changes:
+            _say(f"generated {change.path}" if change.new else f"removed {change.path}")
+        for warning in warnings(self.products, self.root):
+            _say(f"warning: {warning}")
+
+    def _look_for_changes(self) -> None:
+        """Brings what is served up to date with the files; an unusable products.yml is ignored."""
+        self._last_look = time.monotonic()
+        try:
+            if self.watches and self.watch.products_changed():
+                self._generate()
+            if self.watch.workspace_changed():
+                self._sync()
+        except OrchestrationError as error:
+            _say(f"{error}\nNothing was changed; everything goes on as it was.")
+        if self.watches:
+            for name in self.watch.changed_locations(self.products):
+                if name in self.code_servers:
+                    _say(f"[{name}] reloading")
+                    self.code_servers[name].load()
+
+    def _sync(self) -> None:
+        """Starts the servers of new locations and ends those of removed ones."""
+        existing = generated_locations()
+        wanted = [name for name in self.selection.locations(self.products) if name in existing]
+        if not self.watches and self.webserver:
+            self.products = read_products(products_file(self.root))
+        for name in [name for name in self.code_servers if name not in wanted]:
+            server = self.code_servers.pop(name)
+            server.end()
+            self.leaving.append(server)
+        new = [name for name in wanted if name not in self.code_servers]
+        for name in new:
+            server = CodeServer(name, self.folder, self.forkserver, self.env)
+            self.code_servers[name] = server
+        if new and self.webserver:
+            self.tasks.append(self._seed())
+
+    def _seed(self) -> Process:
+        slugs = [product.slug for product in self.products]
+
+        def seed() -> None:
+            with DagsterInstance.get() as instance:
+                add_starter_partitions(instance, slugs)
+
+        return self._task(seed)
+
+    def _task(self, work: Callable[[], None]) -> Process:
+        return self.forkserver.call(work, env=self.env, output=sys.stdout.fileno())
+
     def _start_dagster(self) -> None:
+        self._write_workspace()
+        options = ("--host", self.host, "--port", str(self.port), "--log-level", "warning")
+        self.webserver = self._dagster("webserver", "dagster-webserver", *options)
+        self.daemon = self._dagster("daemon", "dagster-daemon", "run", "--log-level", "warning")
+
+    def _dagster(self, name: str, *command: str) -> Service:
+        workspace = ("--workspace", str(self.workspace))
+        return Service(name, self.forkserver, [*command, *workspace], env=self.env)
+
+    def _write_workspace(self) -> None:
         entries = [
             {"grpc_server": {"location_name": name, "socket": str(server.socket)}}
             for name, server in self.code_servers.items()
         ]
-        self.workspace.write_text(yaml.safe_dump({"load_from": entries}))
-        workspace = ("--workspace", str(self.workspace))
-        self.webserver = Service(
-            "webserver",
-            self.forkserver,
-            [
-                *("dagster-webserver", "--host", self.host, "--port", str(self.port)),
-                *("--log-level", "warning", *workspace),
-            ],
-            env=self.env,
-        )
-        self.daemon = Service(
-            "daemon",
-            self.forkserver,
-            ["dagster-daemon", "run", "--log-level", "warning", *workspace],
-            env=self.env,
-        )
+        new = self.workspace.with_suffix(".new")
+        new.write_text(yaml.safe_dump({"load_from": entries}))
+        new.replace(self.workspace)
+        self._published = list(self.code_servers)
+
+    def _publish(self) -> None:
+        """Tells webserver and daemon that there are other locations now.
+
+        The webserver reads its workspace file again, asking every server to reload, which they do
+        not do for the moment. The daemon is started again; runs do not depend on it.
+        """
+        self._write_workspace()
+        url = f"http://{self.host}:{self.port}"
+        self.refreshing = self._task(lambda: _reload_workspace(url))
+        assert self.daemon
+        self.daemon.process.terminate()
+        while self.daemon.process.poll() is None or self.refreshing.poll() is None:
+            self._attend()
+        self.daemon = self._dagster("daemon", "dagster-daemon", "run", "--log-level", "warning")
+        _say(f"{len(self.code_servers)} code locations: {', '.join(self.code_servers)}")
 
     def _announce(self) -> None:
-        if self._announced:
-            return
         with socket.socket() as probe:
-            if probe.connect_ex((self.host, self.port)) == 0:
-                self._announced = True
-                broken = [s.name for s in self.code_servers.values() if s.problem]
-                print(
-                    f"Dagster is at http://{self.host}:{self.port} with "
-                    f"{len(self.code_servers)} code locations"
-                    + (f"; broken: {', '.join(broken)}" if broken else ""),
-                    flush=True,
-                )
+            if probe.connect_ex((self.host, self.port)) != 0:
+                return
+        self._announced = True
+        broken = [server.name for server in self.code_servers.values() if server.problem]
+        count = len(self.code_servers)
+        _say(
+            f"Dagster is at http://{self.host}:{self.port} with {count} code locations"
+            + (f"; broken: {', '.join(broken)}" if broken else "")
+        )
 
     def _answer(self) -> None:
         connection, _ = self.listener.accept()
@@ -234,8 +379,11 @@ class Supervisor:
                 self.runs.append(run)
                 _reply(stream, {"pid": run.process.pid})
             case {"do": "reload", "location": str(name)} if name in self.code_servers:
-                self.code_servers[name].load()
+                if self.refreshing is None or self.refreshing.poll() is not None:
+                    self.code_servers[name].load()
                 self._waiting.append((self.code_servers[name], stream))
+            case {"do": "reload", "location": _}:
+                _reply(stream, {})
             case _:
                 _reply(stream, {"error": f"not understood: {message}"})
 
@@ -256,39 +404,30 @@ class Supervisor:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _reload_workspace(url: str) -> None:
+    query(url, "mutation { reloadWorkspace { __typename } }")
+
+
 def _reply(stream: Any, answer: dict[str, Any]) -> None:
     # Whoever asked may have gone.
     with suppress(OSError), stream:
         stream.write(json.dumps(answer) + "\n")
 
 
-def _seed(slugs: Sequence[str]) -> None:
-    from dagster import DagsterInstance
-
-    with DagsterInstance.get() as instance:
-        add_starter_partitions(instance, slugs)
-
-
 def main() -> int:
     """Runs the supervisor; `up` starts it in a process of its own."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("host")
-    parser.add_argument("port", type=int)
-    parser.add_argument("--cold", action="store_true")
-    options = parser.parse_args()
-    root = checkout_root()
+    settings = json.loads(sys.argv[1])
+    selection = Selection(settings.pop("only"), settings.pop("owners"))
+    supervisor = Supervisor(**settings, selection=selection)
     try:
-        products, changes = generate(root)
+        return supervisor.run()
     except OrchestrationError as error:
         print(error, file=sys.stderr)
         return 1
-    for change in changes:
-        print(f"generated {change.path}" if change.new else f"removed {change.path}", flush=True)
-    for warning in warnings(products, root):
-        print(f"warning: {warning}", flush=True)
-    supervisor = Supervisor(options.host, options.port, not options.cold)
-    try:
-        return supervisor.run(location_names(products), [product.slug for product in products])
     finally:
         supervisor.close()
 

@@ -33,6 +33,8 @@ class Service:
             )
         finally:
             os.close(write_end)
+        self.is_shown = False
+        """Whether somebody calls `show_output` whenever there is some."""
         self._is_closed = False
         self._pending = b""
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)

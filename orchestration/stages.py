@@ -16,7 +16,7 @@ from orchestration.environment import (
     base_environment,
     build_environment,
     dcpy_python,
-    lock_environment,
+    load_environment,
 )
 from orchestration.lifecycle import StepResult, run_step
 from orchestration.metadata import of_process, table
@@ -34,6 +34,7 @@ from orchestration.storage import (
     staged,
 )
 
+PRIVATE_LIFECYCLE = "lifecycle"
 STAGES = ("plan", "load", "build", "package")
 
 
@@ -118,7 +119,6 @@ def run_stage(context: AssetExecutionContext, product: Product, stage: str) -> d
 
 
 def _plan(context: AssetExecutionContext, build: Build) -> dict[str, Any]:
-    recipe = build.product.recipe_file(build.root)
     result = build.folder / "plan"
     with staged(result, "plan") as staging:
         step = _step(
@@ -126,7 +126,6 @@ def _plan(context: AssetExecutionContext, build: Build) -> dict[str, Any]:
             build,
             "plan",
             {
-                "recipe": str(recipe),
                 "version": build.key.version,
                 "build_name": build.partition,
                 "lock": str(staging.folder / LOCK_FILE),
@@ -155,18 +154,19 @@ def _load(context: AssetExecutionContext, build: Build) -> dict[str, Any]:
     with staged(result, "load") as staging:
         lock_file = staging.folder / LOCK_FILE
         shutil.copy2(plan / LOCK_FILE, lock_file)
-        with private_lifecycle(build.lifecycle, staging.folder / "pulled") as lifecycle:
+        with private_lifecycle(build.lifecycle, staging.folder / PRIVATE_LIFECYCLE) as lifecycle:
             step = _step(
                 context,
                 build,
                 "load",
                 {"lock": str(lock_file)},
-                build.environment()
-                | lock_environment(_read_lock(plan))
-                | {
-                    "BUILD_ENV_OUTPUT_DIR": str(staging.folder),
-                    "DCPY_LIFECYCLE_DATA_DIR": str(lifecycle),
-                },
+                load_environment(
+                    build.environment(),
+                    lock=_read_lock(plan),
+                    build_name=build.partition,
+                    output=staging.folder,
+                )
+                | {"DCPY_LIFECYCLE_DATA_DIR": str(lifecycle)},
                 result,
                 staging,
             )
@@ -196,14 +196,17 @@ def _build(context: AssetExecutionContext, build: Build) -> dict[str, Any]:
             build_name=build.partition,
             output=staging.folder,
         )
-        finished = child.run(
-            context,
-            command=["bash", "-c", build.product.build_command],
-            cwd=folder,
-            env=env,
-            log=staging.log,
-            redact=Redactor(env),
-        )
+        with private_lifecycle(
+            build.lifecycle, staging.folder / PRIVATE_LIFECYCLE, loaded / PRIVATE_LIFECYCLE
+        ) as lifecycle:
+            finished = child.run(
+                context,
+                command=["bash", "-c", build.product.build_command],
+                cwd=folder,
+                env=env | {"DCPY_LIFECYCLE_DATA_DIR": str(lifecycle)},
+                log=staging.log,
+                redact=Redactor(env),
+            )
         if finished.returncode != 0:
             raise finished.failure(
                 f"{build.subject}: the build command", failed_log(result, "build")
@@ -246,7 +249,11 @@ def _step(
         context,
         stage=stage,
         subject=f"{build.subject}, {stage}",
-        parameters={"name": build.product.id, **parameters},
+        parameters={
+            "name": build.product.id,
+            "recipe": str(build.product.recipe_file(build.root)),
+            **parameters,
+        },
         env=env,
         root=build.root,
         python=build.python,

@@ -15,6 +15,7 @@ published, so paths that dcpy wrote down in it stay right.
 
 import fcntl
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -104,11 +105,10 @@ def _point(link: Path, target: Path) -> None:
 
 def _remove_leftovers(result: Path) -> None:
     current = os.readlink(result) if result.is_symlink() else None
-    prefix = f".{result.name}."
+    # Exactly an attempt's names: those of `v1` must not be taken for those of `v1.20260101`.
+    attempt = re.compile(rf"\.{re.escape(result.name)}\.[0-9a-f]{{8}}(\.log|\.link)?")
     for entry in result.parent.iterdir():
-        suffix = entry.name.removeprefix(prefix)
-        is_attempt = entry.name.startswith(prefix) and len(suffix.split(".")[0]) == 8
-        if not is_attempt or entry.name == current:
+        if not attempt.fullmatch(entry.name) or entry.name == current:
             continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
@@ -134,22 +134,34 @@ def locked(target: Path, waiting: Callable[[], None]) -> Iterator[None]:
 
 
 @contextmanager
-def private_lifecycle(lifecycle: Path, folder: Path) -> Iterator[Path]:
-    """A lifecycle folder for one load: what was ingested is there, and `builds` is its own.
+def private_lifecycle(
+    lifecycle: Path, folder: Path, pulled_by: Path | None = None
+) -> Iterator[Path]:
+    """A lifecycle folder for one stage: what was ingested is there, and `builds` is its own.
 
-    dcpy pulls a dataset to a path that all loads of that version share, and two at once get in
-    each other's way.
+    dcpy pulls a dataset to a path that all loads of that version would share, and a product's own
+    scripts write to one that all its partitions would share. `pulled_by` is the private folder of
+    the stage that pulled the datasets; they are there, too.
     """
     folder.mkdir()
-    links = []
-    for shared in lifecycle.iterdir():
-        if shared.name not in ("builds", "dagster"):
-            link = folder / shared.name
-            link.symlink_to(shared, target_is_directory=shared.is_dir())
-            links.append(link)
+    shared = {
+        folder / entry.name: entry
+        for entry in lifecycle.iterdir()
+        if entry.name not in ("builds", "dagster")
+    }
+    pulled = Path("builds", "load")
+    if pulled_by and (pulled_by / pulled).is_dir():
+        (folder / pulled).parent.mkdir()
+        shared[folder / pulled] = pulled_by / pulled
+    links = list(shared)
+    for link, target in shared.items():
+        link.symlink_to(target, target_is_directory=target.is_dir())
     yield folder
     for link in links:
         link.unlink(missing_ok=True)
+    for empty in (folder / pulled.parent, folder):
+        if empty.is_dir() and not any(empty.iterdir()):
+            empty.rmdir()
 
 
 def size_of(folder: Path) -> int:

@@ -1,5 +1,7 @@
 """Calls dcpy's ingest for one template and version."""
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +12,30 @@ def ingest(parameters: dict[str, Any]) -> dict[str, Any]:
     """Ingests the template; gives each dataset's id, version, file, rows and columns."""
     from dcpy.lifecycle.ingest.run import ingest as dcpy_ingest
 
+    call = bind(dcpy_ingest, parameters)
+    datasets = dcpy_ingest(*call.args, **call.kwargs)
     folder = Path(parameters["folder"])
-    datasets = dcpy_ingest(
+    return {"datasets": [describe(folder, dataset) for dataset in datasets]}
+
+
+def bind(dcpy_ingest: Callable[..., Any], parameters: dict[str, Any]) -> inspect.BoundArguments:
+    """The call of dcpy's ingest; of the options only those that ask for something."""
+    options = {name: value for name, value in parameters["options"].items() if value}
+    for name in options:
+        if not step.takes(dcpy_ingest, name):
+            raise step.StepProblem(
+                f"The checkout's dcpy has no option `{name}` for ingest. Leave it out of the run's "
+                "config, or use a newer checkout."
+            )
+    call: inspect.BoundArguments = step.bind(
+        dcpy_ingest,
         parameters["name"],
         parameters["version"],
-        staging_dir=folder,
+        staging_dir=Path(parameters["folder"]),
         definition_dir=Path(parameters["templates"]),
-        **parameters["options"],
+        **options,
     )
-    return {"datasets": [describe(folder, dataset) for dataset in datasets]}
+    return call
 
 
 def describe(folder: Path, dataset: Any) -> dict[str, Any]:
@@ -27,20 +44,24 @@ def describe(folder: Path, dataset: Any) -> dict[str, Any]:
 
     path = folder / dataset.id / f"{dataset.id}.parquet"
     with duckdb.connect() as connection:
-        rows = connection.execute(
+        [(rows,)] = connection.execute(
             "SELECT num_rows FROM parquet_file_metadata(?)", [str(path)]
-        ).fetchone()
+        ).fetchall()
         columns = connection.execute(
-            "SELECT name, type, logical_type FROM parquet_schema(?) WHERE num_children IS NULL",
-            [str(path)],
+            "DESCRIBE SELECT * FROM read_parquet(?)", [str(path)]
         ).fetchall()
     return {
         "id": dataset.id,
         "version": dataset.version,
         "file": str(path.relative_to(folder)),
-        "rows": rows[0] if rows else 0,
-        "columns": [{"name": n, "type": str(logical or kind)} for n, kind, logical in columns],
+        "rows": rows,
+        "columns": [{"name": name, "type": _type(kind)} for name, kind, *_ in columns],
     }
+
+
+def _type(kind: str) -> str:
+    # A geometry's type spells out its whole coordinate system.
+    return "GEOMETRY" if kind.startswith("GEOMETRY") else kind
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Calls dcpy's load: what a lock file names is brought to where the build finds it."""
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,8 @@ def load(parameters: dict[str, Any]) -> dict[str, Any]:
     """Loads the lock file's datasets; gives where each went."""
     from dcpy.lifecycle.builds.load import load_source_data_from_resolved_recipe
 
-    result = load_source_data_from_resolved_recipe(Path(parameters["lock"]))
+    call = bind(load_source_data_from_resolved_recipe, parameters)
+    result = load_source_data_from_resolved_recipe(*call.args, **call.kwargs)
     return {
         "datasets": [
             {
@@ -26,6 +29,12 @@ def load(parameters: dict[str, Any]) -> dict[str, Any]:
             for dataset in versions.values()
         ]
     }
+
+
+def bind(dcpy_load: Callable[..., Any], parameters: dict[str, Any]) -> inspect.BoundArguments:
+    """The call of dcpy's load; the lock file goes by position, as its name has changed."""
+    call: inspect.BoundArguments = step.bind(dcpy_load, Path(parameters["lock"]))
+    return call
 
 
 if __name__ == "__main__":

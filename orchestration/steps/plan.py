@@ -2,6 +2,8 @@
 
 import inspect
 import shutil
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +20,30 @@ def plan(parameters: dict[str, Any]) -> dict[str, Any]:
             f"There is no recipe at {recipe}. Add it, or name it under `path` and `recipe` in "
             "products.yml."
         )
-    if "output_path" in inspect.signature(dcpy_plan).parameters:
-        dcpy_plan(
-            recipe,
-            parameters["version"],
-            build_name=parameters["build_name"],
-            output_path=lock,
-        )
+    if step.takes(dcpy_plan, "output_path"):
+        call = bind(dcpy_plan, parameters)
+        dcpy_plan(*call.args, **call.kwargs)
     else:
-        # Before 2026 dcpy could only write beside the recipe, where two builds would meet.
-        for file in recipe.parent.glob("*.yml"):
-            shutil.copy(file, lock.parent)
-        written = dcpy_plan(lock.parent / recipe.name, parameters["version"])
-        for file in recipe.parent.glob("*.yml"):
-            (lock.parent / file.name).unlink()
-        written.rename(lock)
+        # dcpy of 2025 can only write beside the recipe, where two builds would meet.
+        with tempfile.TemporaryDirectory(dir=lock.parent) as folder:
+            for file in recipe.parent.glob("*.yml"):
+                shutil.copy(file, folder)
+            call = bind(dcpy_plan, parameters | {"recipe": str(Path(folder, recipe.name))})
+            dcpy_plan(*call.args, **call.kwargs).replace(lock)
     return {}
+
+
+def bind(dcpy_plan: Callable[..., Any], parameters: dict[str, Any]) -> inspect.BoundArguments:
+    """The call of dcpy's plan."""
+    options = (
+        {"build_name": parameters["build_name"], "output_path": Path(parameters["lock"])}
+        if step.takes(dcpy_plan, "output_path")
+        else {}
+    )
+    call: inspect.BoundArguments = step.bind(
+        dcpy_plan, Path(parameters["recipe"]), parameters["version"], **options
+    )
+    return call
 
 
 if __name__ == "__main__":
