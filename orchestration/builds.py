@@ -81,7 +81,6 @@ def product_definitions(
     job = define_asset_job(
         f"build_{slug}",
         selection=assets,
-        partitions_def=build_partitions(slug),
         description=f"All four stages of {id}.",
         tags={"product": slug},
     )

@@ -17,11 +17,17 @@ from dagster._core.launcher import WorkerStatus as WorkerStatus
 PRELOADED = (
     "dagster._cli",
     "dagster._cli.api",
+    "dagster._api.snapshot_repository",
+    "dagster._core.definitions.external_asset",
+    "dagster._core.definitions.repository_definition.repository_data_builder",
     "dagster._core.execution.api",
+    "dagster._core.instance.factory",
     "dagster._core.storage.runs.sqlite.sqlite_run_storage",
     "dagster._core.storage.event_log.sqlite.sqlite_event_log",
     "dagster._core.storage.schedules.sqlite.sqlite_schedule_storage",
     "dagster._core.storage.local_compute_log_manager",
+    "dagster._core.storage.root",
+    "dagster._core.storage.sqlite_storage",
     "dagster._core.run_coordinator.queued_run_coordinator",
     "dagster._daemon.cli",
     "dagster._daemon.controller",
@@ -29,6 +35,7 @@ PRELOADED = (
     "dagster._daemon.asset_daemon",
     "dagster._grpc.client",
     "dagster._grpc.server",
+    "dagster._grpc.server_watcher",
     "dagster._utils.log",
     "dagster_graphql.schema",
     "dagster_webserver.cli",
@@ -36,9 +43,11 @@ PRELOADED = (
     "alembic.command",
     "alembic.runtime.migration",
     "fsspec.implementations.local",
+    "jinja2.sandbox",
     "sqlalchemy.dialects.sqlite",
     "structlog",
     "rich.traceback",
+    "upath.implementations.local",
 )
 
 MISSING: list[str] = []

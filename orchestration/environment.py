@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -28,7 +29,10 @@ def dcpy_python(chosen: str | None, environ: Mapping[str, str] = os.environ) -> 
     The product's own (`chosen`), else `DCPY_PYTHON`, else the one that runs this program.
     """
     configured = chosen or environ.get("DCPY_PYTHON")
-    return (Path(configured).expanduser(), True) if configured else (Path(sys.executable), False)
+    if not configured:
+        return Path(sys.executable), False
+    # Absolute, since it is started in another working directory.
+    return Path(shutil.which(configured) or configured).expanduser().absolute(), True
 
 
 def problem_with_interpreter(interpreter: Path) -> str | None:
@@ -36,7 +40,7 @@ def problem_with_interpreter(interpreter: Path) -> str | None:
     if interpreter.is_file() and os.access(interpreter, os.X_OK):
         return None
     return (
-        f"the interpreter {interpreter} does not exist. Set DCPY_PYTHON, or the product's "
+        f"The interpreter {interpreter} does not exist. Set DCPY_PYTHON, or the product's "
         "`python`, to one that has dcpy."
     )
 

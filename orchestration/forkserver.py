@@ -19,6 +19,8 @@ from typing import Protocol
 
 from orchestration import dagster_internals
 
+SCRIPTS = ("dagster", "dagster-webserver", "dagster-daemon")
+
 
 class Process(Protocol):
     """A process that was started here."""
@@ -57,6 +59,9 @@ class Forkserver:
         self.warm = warm
         if warm:
             dagster_internals.preload()
+            self._scripts = {
+                s.name: s.load() for s in entry_points(group="console_scripts") if s.name in SCRIPTS
+            }
             gc.collect()
             gc.freeze()
 
@@ -82,7 +87,10 @@ class Forkserver:
                 stdout=output,
                 stderr=output,
             )
-        return self.call(lambda: _console_script(command, on_reload), env=env, output=output)
+        script = self._scripts[command[0]]
+        return self.call(
+            lambda: _console_script(script, command, on_reload), env=env, output=output
+        )
 
     def call(self, work: Callable[[], None], *, env: Mapping[str, str], output: int) -> Process:
         """Runs a function in a fork."""
@@ -109,12 +117,13 @@ def _in_fork(work: Callable[[], None], env: Mapping[str, str], output: int) -> N
     work()
 
 
-def _console_script(command: Sequence[str], on_reload: Callable[[], None] | None) -> None:
+def _console_script(
+    script: Callable[[], None], command: Sequence[str], on_reload: Callable[[], None] | None
+) -> None:
     if on_reload:
         dagster_internals.replace_reload(on_reload)
     # This project's modules are small, and a reload must find them as they are on disk.
     for name in [name for name in sys.modules if name.partition(".")[0] == "orchestration"]:
         del sys.modules[name]
     sys.argv = list(command)
-    [script] = entry_points(group="console_scripts", name=command[0])
-    script.load()()
+    script()

@@ -104,7 +104,7 @@ def _check_dependencies(templates: dict[str, IngestTemplate]) -> None:
             )
     while cycle := _cycle(templates):
         shown = " -> ".join(cycle)
-        for name in cycle:
+        for name in set(cycle):
             templates[name] = _without(
                 templates[name], cycle, f"depends_on leads back to the template itself: {shown}"
             )

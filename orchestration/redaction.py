@@ -3,16 +3,21 @@
 import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 MASK = "***"
 SECRET_NAME = re.compile(
-    r"PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|CREDENTIAL|APIKEY|(^|_)KEYS?($|_)|"
-    r"^BUILD_ENGINE(_SERVER)?$",
+    r"PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|CREDENTIAL|APIKEY|(^|_)KEYS?($|_)|_(PASS|PWD)$",
     re.IGNORECASE,
 )
 # user:password@ in a connection string
 URL_PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):([^/\s@]+)(?=@)")
+# The same where the text is known to be one connection string: `/` and `@` can be in a password.
+WHOLE_URL_PASSWORD = (
+    re.compile(r"://[^/\s:@]*:([^\s@]+)@"),
+    re.compile(r"://[^/\s:@]*:(\S+)@"),
+)
+CONNECTIONS = ("BUILD_ENGINE", "BUILD_ENGINE_SERVER")
 # A shorter value would blot out half of every log, and protects nothing.
 MIN_SECRET_LENGTH = 4
 
@@ -27,9 +32,11 @@ class Redactor:
     def __init__(self, env: Mapping[str, str]) -> None:
         found: set[str] = set()
         for name, value in env.items():
-            if SECRET_NAME.search(name) and "://" not in value:
-                found.update(value.splitlines())
-            found.update(match[2] for match in URL_PASSWORD.finditer(value))
+            if SECRET_NAME.search(name) or (name in CONNECTIONS and "://" not in value):
+                found.update(line.strip() for line in value.splitlines())
+            for pattern in WHOLE_URL_PASSWORD:
+                found.update(pattern.findall(value))
+        found |= {unquote(secret) for secret in found}
         found |= {quote(secret, safe="") for secret in found}
         secrets = sorted((s for s in found if len(s) >= MIN_SECRET_LENGTH), key=len, reverse=True)
         self.longest = max((len(secret) for secret in secrets), default=0)
