@@ -5,7 +5,7 @@ PORT ?= 3000
 
 export DATA_ENGINEERING_ROOT DCPY_PYTHON
 
-.PHONY: up generate lint test
+.PHONY: up generate lint test bench
 
 up: $(VENV)/installed dcpy
 	exec $(PYTHON) -m orchestration up --host $(HOST) --port $(PORT)
@@ -21,6 +21,9 @@ lint: $(VENV)/installed-dev
 test: $(VENV)/installed-dev dcpy
 	$(PYTHON) -m orchestration generate --check
 	$(PYTHON) -m pytest
+
+bench: $(VENV)/installed
+	$(PYTHON) -m benchmarks
 
 $(VENV)/installed: requirements.txt
 	python3 -m venv $(VENV)

@@ -1,7 +1,8 @@
 """Every private name of Dagster that this project uses, and nothing else.
 
 They make start-up fast and runs cheap; nothing depends on them. Where a release of Dagster has
-moved one, `MISSING` says so, and `up` serves with stock code servers and Dagster's own launcher.
+moved one, there is an ImportError, and `up` serves with stock code servers or Dagster's own run
+launcher, and says so.
 """
 
 import importlib
@@ -50,16 +51,15 @@ PRELOADED = (
     "upath.implementations.local",
 )
 
-MISSING: list[str] = []
-
 
 def preload() -> None:
-    """Imports what Dagster's processes need; a module that is gone is noted in `MISSING`."""
+    """Imports what Dagster's processes need.
+
+    Raises ImportError when this release of Dagster lacks something that a warm start needs.
+    """
     for name in PRELOADED:
-        try:
-            importlib.import_module(name)
-        except ImportError:
-            MISSING.append(name)
+        importlib.import_module(name)
+    _reload_target()
 
 
 def run_command(run: DagsterRun, instance: Any) -> list[str]:
@@ -79,13 +79,19 @@ def replace_reload(reload: Callable[[], None]) -> None:
 
     Stock code servers of this kind cannot reload.
     """
-    from dagster._grpc.__generated__ import dagster_api_pb2
-    from dagster._grpc.server import DagsterApiServer
+    server, reply = _reload_target()
 
     def reload_code(self: Any, request: Any, context: Any) -> Any:
         reload()
-        return dagster_api_pb2.ReloadCodeReply()
+        return reply()
+
+    server.ReloadCode = reload_code
+
+
+def _reload_target() -> tuple[Any, Any]:
+    from dagster._grpc.__generated__ import dagster_api_pb2
+    from dagster._grpc.server import DagsterApiServer
 
     if not hasattr(DagsterApiServer, "ReloadCode"):
-        raise ImportError("dagster._grpc.server.DagsterApiServer.ReloadCode")
-    DagsterApiServer.ReloadCode = reload_code  # type: ignore[assignment,method-assign]
+        raise ImportError("dagster._grpc.server.DagsterApiServer has no ReloadCode")
+    return DagsterApiServer, dagster_api_pb2.ReloadCodeReply

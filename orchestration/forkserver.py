@@ -56,14 +56,22 @@ class Forkserver:
     """Starts processes; `warm` by forking."""
 
     def __init__(self, warm: bool) -> None:
-        self.warm = warm
-        if warm:
+        self.warm = warm and self._preload()
+
+    def _preload(self) -> bool:
+        try:
             dagster_internals.preload()
-            self._scripts = {
-                s.name: s.load() for s in entry_points(group="console_scripts") if s.name in SCRIPTS
-            }
-            gc.collect()
-            gc.freeze()
+        except ImportError as error:
+            print(f"warning: starting stock servers, which is slow: {error}", flush=True)
+            return False
+        self._scripts = {
+            script.name: script.load()
+            for script in entry_points(group="console_scripts")
+            if script.name in SCRIPTS
+        }
+        gc.collect()
+        gc.freeze()
+        return True
 
     def start(
         self,

@@ -1,10 +1,11 @@
 """The Dagster instance: where its state lies, its configuration, and the starter partitions."""
 
+import importlib
 import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+import yaml
 from dagster import DagsterInstance
 
 from orchestration.checkout import PROJECT_ROOT
@@ -29,9 +30,21 @@ def prepare_dagster_home() -> Path:
     target = home / CONFIGURATION.name
     if not (chosen and target.exists()):
         new = home / f".{CONFIGURATION.name}.new"
-        shutil.copyfile(CONFIGURATION, new)
+        new.write_text(_configuration())
         new.replace(target)
     return home
+
+
+def _configuration() -> str:
+    text = CONFIGURATION.read_text()
+    try:
+        importlib.import_module("orchestration.run_launcher")
+    except ImportError as error:
+        print(f"warning: runs start with Dagster's own launcher, which is slow: {error}")
+        settings = yaml.safe_load(text)
+        del settings["run_launcher"]
+        return yaml.safe_dump(settings)
+    return text
 
 
 def add_starter_partitions(instance: DagsterInstance, slugs: Iterable[str]) -> None:

@@ -54,11 +54,14 @@ class ForkedRunLauncher(DefaultRunLauncher):
 
     def launch_run(self, context: LaunchRunContext) -> None:
         """Starts the run. Raises RuntimeError when `up` does not answer."""
-        if not control.is_served():
+        run = context.dagster_run
+        try:
+            command = ["dagster", *run_command(run, self._instance)]
+        except ImportError:
+            command = None
+        if command is None or not control.is_served():
             super().launch_run(context)
             return
-        run = context.dagster_run
-        command = ["dagster", *run_command(run, self._instance)]
         answer = control.request({"do": "run", "run_id": run.run_id, "command": command})
         tags = {WORKER_TAG: process_identity(answer["pid"])}
         self._instance.add_run_tags(run.run_id, tags)

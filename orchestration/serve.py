@@ -45,6 +45,7 @@ GRACE_SECONDS = 20.0
 # How long the UI waits for locations before it comes up without those that are slow.
 PATIENCE_SECONDS = 3.0
 LOOK_SECONDS = 1.0
+SHORT_LIFE_SECONDS = 10.0
 
 
 def up(
@@ -156,6 +157,7 @@ class Supervisor:
         self.refreshing: Process | None = None
         self._waiting: list[tuple[CodeServer, Any]] = []
         self._stopping = False
+        self._parent = os.getppid()
         self._announced = False
         self._published: list[str] = []
         self._last_look = 0.0
@@ -216,11 +218,8 @@ class Supervisor:
                 continue
             if not self._announced:
                 self._announce()
-            for service in filter(None, (self.webserver, self.daemon)):
-                if (status := service.process.poll()) is not None:
-                    service.show_output()
-                    _say(f"The {service.name} ended with status {status}.")
-                    return 1
+            if not self._keep_dagster():
+                return 1
             if time.monotonic() - self._last_look > LOOK_SECONDS:
                 self._look_for_changes()
             if self._published != list(self.code_servers) and self._settled:
@@ -233,6 +232,8 @@ class Supervisor:
 
     def _attend(self) -> None:
         """Waits a moment for something to happen, and does what there is to do."""
+        if os.getppid() != self._parent:
+            self._stopping = True
         for key, _ in self.selector.select(timeout=0.5 if self._settled else 0.05):
             key.data()
         for server in [*self.code_servers.values(), *self.leaving]:
@@ -317,9 +318,29 @@ class Supervisor:
 
     def _start_dagster(self) -> None:
         self._write_workspace()
+        self.webserver = self._start_webserver()
+        self.daemon = self._start_daemon()
+
+    def _keep_dagster(self) -> bool:
+        """Starts webserver or daemon again if it has ended; False if it ends time and again."""
+        for service in filter(None, (self.webserver, self.daemon)):
+            if (status := service.process.poll()) is not None:
+                service.show_output()
+                _say(f"The {service.name} ended with status {status}.")
+                if service.age < SHORT_LIFE_SECONDS:
+                    return False
+                if service is self.webserver:
+                    self.webserver = self._start_webserver()
+                else:
+                    self.daemon = self._start_daemon()
+        return True
+
+    def _start_webserver(self) -> Service:
         options = ("--host", self.host, "--port", str(self.port), "--log-level", "warning")
-        self.webserver = self._dagster("webserver", "dagster-webserver", *options)
-        self.daemon = self._dagster("daemon", "dagster-daemon", "run", "--log-level", "warning")
+        return self._dagster("webserver", "dagster-webserver", *options)
+
+    def _start_daemon(self) -> Service:
+        return self._dagster("daemon", "dagster-daemon", "run", "--log-level", "warning")
 
     def _dagster(self, name: str, *command: str) -> Service:
         workspace = ("--workspace", str(self.workspace))
@@ -348,7 +369,7 @@ class Supervisor:
         self.daemon.process.terminate()
         while self.daemon.process.poll() is None or self.refreshing.poll() is None:
             self._attend()
-        self.daemon = self._dagster("daemon", "dagster-daemon", "run", "--log-level", "warning")
+        self.daemon = self._start_daemon()
         _say(f"{len(self.code_servers)} code locations: {', '.join(self.code_servers)}")
 
     def _announce(self) -> None:

@@ -1,0 +1,478 @@
+"""What isolation costs: `make bench` measures it, prints the tables and writes them to RESULTS.md.
+
+Everything is measured side by side in one run, on a copy of the project with made-up products.
+Memory is the proportional set size (PSS) of all processes, in MB.
+"""
+
+import json
+import os
+import platform
+import resource
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import dagster
+
+PROJECT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "RESULTS.md"
+BIN = Path(sys.executable).parent
+REPEATS = 3
+TEMPLATES = 200
+STAGES = ("plan", "load", "build", "package")
+LOCATIONS_QUERY = """
+{ workspaceOrError { ... on Workspace { locationEntries {
+  name
+  locationOrLoadError { __typename }
+} } } }
+"""
+LAUNCH = """
+mutation Launch($execution: ExecutionParams!) {
+  launchPipelineExecution(executionParams: $execution) {
+    __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message }
+  }
+}
+"""
+ADD_PARTITION = """
+mutation Add($selector: RepositorySelector!, $set: String!, $key: String!) {
+  addDynamicPartition(
+    repositorySelector: $selector, partitionsDefName: $set, partitionKey: $key
+  ) { __typename }
+}
+"""
+RUN = "query Run($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
+# The smallest dcpy that the steps can call: a step's time is then this project's and Dagster's.
+NO_OP_DCPY = {
+    "__init__.py": "",
+    "lifecycle/__init__.py": "",
+    "lifecycle/ingest/__init__.py": "",
+    "lifecycle/ingest/run.py": "",
+    "lifecycle/builds/__init__.py": "",
+    "lifecycle/builds/plan.py": (
+        "def plan(recipe_file, version=None, build_name=None, branch=None, env_vars=None,"
+        " output_path=None):\n"
+        "    output_path.write_text('version: x\\n')\n"
+        "    return output_path\n"
+    ),
+    "lifecycle/builds/load.py": (
+        "class LoadResult:\n"
+        "    datasets = {}\n"
+        "def load_source_data_from_resolved_recipe(recipe_or_path, *args):\n"
+        "    return LoadResult()\n"
+    ),
+}
+STOCK_JOB = """
+import dagster as dg
+
+partitions = dg.DynamicPartitionsDefinition(name="build_stock")
+
+
+def stage(name, deps):
+    @dg.asset(key=["product_0", name], deps=deps, partitions_def=partitions)
+    def no_op():
+        pass
+
+    return no_op
+
+
+names = ["plan", "load", "build", "package"]
+assets = [
+    stage(name, [dg.AssetKey(["product_0", before])] if before else [])
+    for before, name in zip([None, *names], names)
+]
+defs = dg.Definitions(assets=assets, jobs=[dg.define_asset_job("build_product_0", assets)])
+"""
+MERGED = """
+from importlib import import_module
+from pathlib import Path
+
+from dagster import Definitions
+
+names = [path.stem for path in Path("orchestration/locations").glob("[!_]*.py")]
+defs = Definitions.merge(*(import_module(f"orchestration.locations.{n}").defs for n in names))
+"""
+
+
+def main() -> None:
+    """Measures everything and writes the results."""
+    sections = [
+        ("Start, until GraphQL answers with every location loaded", start_table()),
+        ("A product of four no-op stages, from launch to success", run_table()),
+        ("Generation", generation_table()),
+        ("CPU time to load a location, imports of Dagster included", load_table()),
+    ]
+    lines = [
+        "# Results",
+        "",
+        "Written by `make bench`: medians, and the range in brackets.",
+        f"{platform.python_implementation()} {platform.python_version()}, Dagster "
+        f"{dagster.__version__}, {os.cpu_count()} CPUs, {platform.system()} {platform.machine()}, "
+        f"{time.strftime('%Y-%m-%d')}.",
+    ]
+    for title, table in sections:
+        lines += ["", f"## {title}", "", *table]
+    text = "\n".join(lines) + "\n"
+    RESULTS.write_text(text)
+    print(text)
+
+
+def start_table() -> list[str]:
+    """Seconds and memory for 4, 20 and 60 locations, started in three ways."""
+    ways = {"`up`": serve_up, "`dagster dev`": serve_stock, "merged, `dagster dev`": serve_merged}
+    rows = []
+    for count in (4, 20, 60):
+        measured: dict[str, tuple[list[float], list[float]]] = {way: ([], []) for way in ways}
+        for _ in range(REPEATS):
+            for way, serve in ways.items():
+                with project_with(count - 1) as project:
+                    expected = 1 if serve is serve_merged else count
+                    seconds, memory = measure_start(serve, project, expected)
+                    measured[way][0].append(seconds)
+                    measured[way][1].append(memory)
+                    progress(f"{count} locations, {way}: {seconds:.1f} s, {memory:.0f} MB")
+        base = statistics.median(measured["`up`"][0])
+        for way, (seconds_of, memory_of) in measured.items():
+            rows.append(
+                (
+                    str(count),
+                    way,
+                    spread(seconds_of, "s"),
+                    spread(memory_of, "MB", digits=0),
+                    f"{statistics.median(seconds_of) / base:.1f}",
+                )
+            )
+    return markdown(("locations", "started by", "ready", "memory", "time / `up`"), rows)
+
+
+def run_table() -> list[str]:
+    """Seconds from the launch of a four-stage product to its success."""
+    measured: dict[str, list[float]] = {}
+    with project_with(1, dcpy=NO_OP_DCPY) as project:
+        for way, serve in {"`up`": serve_up, "stock job, `dagster dev`": serve_stock_job}.items():
+            with serve(project) as (url, _):
+                location = wait_until_loaded(url, 1)[-1]
+                name = "build_stock" if serve is serve_stock_job else "build_product_0"
+                selector = {
+                    "repositoryLocationName": location,
+                    "repositoryName": "__repository__",
+                }
+                graphql(url, ADD_PARTITION, {"selector": selector, "set": name, "key": "main"})
+                measured[way] = [launch_and_wait(url, selector) for _ in range(REPEATS + 1)][1:]
+                progress(f"no-op product, {way}: {measured[way]}")
+    return markdown(
+        ("started by", "launch to success"),
+        [(way, spread(seconds, "s")) for way, seconds in measured.items()],
+    )
+
+
+def generation_table() -> list[str]:
+    """Seconds of `generate`, from nothing and with nothing to do."""
+    rows = []
+    for count in (20, 1000):
+        first: list[float] = []
+        again: list[float] = []
+        for _ in range(REPEATS):
+            with project_with(count) as project:
+                command = [sys.executable, "-m", "orchestration", "generate"]
+                for seconds in (first, again):
+                    started = time.perf_counter()
+                    subprocess.run(
+                        command,
+                        cwd=project,
+                        env=environment(project),
+                        check=True,
+                        stdout=subprocess.DEVNULL,
+                        stderr=subprocess.DEVNULL,
+                    )
+                    seconds.append(time.perf_counter() - started)
+        rows.append((str(count), spread(first, "s"), spread(again, "s")))
+    return markdown(("products", "all new", "nothing to do"), rows)
+
+
+def load_table() -> list[str]:
+    """CPU seconds of a process that imports Dagster and loads one location."""
+    with project_with(1) as project:
+        run_generate(project)
+        (project / "empty.py").write_text("from dagster import Definitions\ndefs = Definitions()\n")
+        modules = {
+            "empty": "empty",
+            "a product's": "orchestration.locations.product_0",
+            f"ingest, {TEMPLATES} templates": "orchestration.locations.ingest",
+        }
+        measured: dict[str, list[float]] = {name: [] for name in modules}
+        for _ in range(4 * REPEATS):
+            for name, module in modules.items():
+                code = f"import dagster, {module} as m; m.defs.get_repository_def()"
+                before = resource.getrusage(resource.RUSAGE_CHILDREN)
+                subprocess.run(
+                    [sys.executable, "-c", code], cwd=project, env=environment(project), check=True
+                )
+                after = resource.getrusage(resource.RUSAGE_CHILDREN)
+                used = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+                measured[name].append(used)
+    base = statistics.median(measured["empty"])
+    return markdown(
+        ("location", "CPU time", "beside an empty one"),
+        [
+            (name, spread(seconds, "s"), f"{statistics.median(seconds) - base:+.3f} s")
+            for name, seconds in measured.items()
+        ],
+    )
+
+
+@contextmanager
+def project_with(products: int, dcpy: dict[str, str] | None = None) -> Iterator[Path]:
+    """A copy of the project beside a made-up checkout of so many products."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        project = Path(folder) / "project"
+        shutil.copytree(
+            PROJECT / "orchestration",
+            project / "orchestration",
+            ignore=shutil.ignore_patterns(".venv", "__pycache__"),
+        )
+        shutil.copytree(PROJECT / "templates", project / "templates")
+        for generated in (project / "orchestration" / "locations").glob("[!_]*.py"):
+            generated.unlink()
+        checkout = project / "checkout"
+        entries = [f"- id: product {i}\n  build_command: 'true'\n" for i in range(products)]
+        for i in range(products):
+            recipe = checkout / "products" / f"product {i}" / "recipe.yml"
+            recipe.parent.mkdir(parents=True)
+            inputs = "".join(f"  - name: dataset_{d}\n" for d in range(i, i + 10))
+            recipe.write_text(f"name: p\nproduct: p\ninputs:\n  datasets:\n{inputs}")
+        (checkout / "products" / "products.yml").write_text("products:\n" + "".join(entries))
+        (checkout / "ingest_templates").mkdir()
+        for i in range(TEMPLATES):
+            (checkout / "ingest_templates" / f"dataset_{i}.yml").write_text(
+                f"id: dataset_{i}\nacl: public-read\nattributes:\n  name: Dataset {i}\n"
+                "ingestion:\n  source:\n    type: local_file\n    path: data.csv\n"
+                "  file_format:\n    type: csv\n"
+                "columns:\n" + "".join(f"- id: c{c}\n  data_type: text\n" for c in range(20))
+            )
+        for name, text in (dcpy or {}).items():
+            path = checkout / "dcpy" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        if dcpy:
+            python = project / "python"
+            # An interpreter that finds this dcpy, whatever is installed.
+            python.write_text(f'#!/bin/sh\nPYTHONPATH="{checkout}" exec "{sys.executable}" "$@"\n')
+            python.chmod(0o755)
+        yield project
+
+
+def environment(project: Path) -> dict[str, str]:
+    """The environment of what is measured."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("DAGSTER_", "DCPY_"))}
+    env["DATA_ENGINEERING_ROOT"] = str(project / "checkout")
+    if (project / "python").exists():
+        env["DCPY_PYTHON"] = str(project / "python")
+    return env
+
+
+def run_generate(project: Path) -> None:
+    """Generates the project's locations."""
+    subprocess.run(
+        [sys.executable, "-m", "orchestration", "generate"],
+        cwd=project,
+        env=environment(project),
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+Served = tuple[str, "subprocess.Popen[bytes]"]
+
+
+@contextmanager
+def serve_up(project: Path) -> Iterator[Served]:
+    """This project's server."""
+    port = free_port()
+    command = [sys.executable, "-m", "orchestration", "up", "--port", str(port)]
+    with running(command, project, port) as served:
+        yield served
+
+
+@contextmanager
+def serve_stock(project: Path) -> Iterator[Served]:
+    """`dagster dev` on the generated workspace."""
+    run_generate(project)
+    with dagster_dev(project, ["-w", "workspace.yaml"]) as served:
+        yield served
+
+
+@contextmanager
+def serve_merged(project: Path) -> Iterator[Served]:
+    """`dagster dev` on one location that holds all the others."""
+    run_generate(project)
+    (project / "merged.py").write_text(MERGED)
+    with dagster_dev(project, ["-m", "merged"]) as served:
+        yield served
+
+
+@contextmanager
+def serve_stock_job(project: Path) -> Iterator[Served]:
+    """`dagster dev` on a job as Dagster's documentation has one."""
+    (project / "stock.py").write_text(STOCK_JOB)
+    with dagster_dev(project, ["-m", "stock"]) as served:
+        yield served
+
+
+@contextmanager
+def dagster_dev(project: Path, target: Sequence[str]) -> Iterator[Served]:
+    port = free_port()
+    home = project / "dagster_home"
+    home.mkdir(exist_ok=True)
+    (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+    command = [str(BIN / "dagster"), "dev", "-p", str(port), *target]
+    with running(command, project, port, {"DAGSTER_HOME": str(home)}) as served:
+        yield served
+
+
+@contextmanager
+def running(
+    command: Sequence[str], project: Path, port: int, more: dict[str, str] | None = None
+) -> Iterator[Served]:
+    """The command while it runs, and the address where it serves."""
+    with open(project / "server.log", "w") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=project,
+            env=environment(project) | (more or {}),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        try:
+            yield f"http://127.0.0.1:{port}", process
+        finally:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def measure_start(
+    serve: Callable[[Path], Any], project: Path, expected: int
+) -> tuple[float, float]:
+    """Seconds until so many locations are loaded, and then the memory in MB."""
+    started = time.perf_counter()
+    with serve(project) as (url, process):
+        if serve is not serve_up:
+            started = time.perf_counter()
+        wait_until_loaded(url, expected)
+        return time.perf_counter() - started, memory_of(process.pid)
+
+
+def wait_until_loaded(url: str, expected: int, seconds: float = 600) -> list[str]:
+    """The names of the locations, once there are enough and all are loaded."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            entries = graphql(url, LOCATIONS_QUERY)["workspaceOrError"]["locationEntries"]
+        except (OSError, KeyError):
+            time.sleep(0.05)
+            continue
+        kinds = [(entry["locationOrLoadError"] or {}).get("__typename") for entry in entries]
+        if "PythonError" in kinds:
+            raise RuntimeError(f"{url} has a broken location: {entries}")
+        if kinds.count("RepositoryLocation") >= expected:
+            return [entry["name"] for entry in entries]
+    raise TimeoutError(f"{url} did not load {expected} locations")
+
+
+def launch_and_wait(url: str, selector: dict[str, str]) -> float:
+    """Seconds from launching the four stages to their success."""
+    execution = {
+        "selector": {
+            **selector,
+            "pipelineName": "build_product_0",
+            "assetSelection": [{"path": ["product_0", stage]} for stage in STAGES],
+        },
+        "mode": "default",
+        "runConfigData": {},
+        "executionMetadata": {"tags": [{"key": "dagster/partition", "value": "main"}]},
+    }
+    started = time.perf_counter()
+    launched = graphql(url, LAUNCH, {"execution": execution})["launchPipelineExecution"]
+    run_id = launched["run"]["runId"]
+    while time.perf_counter() - started < 120:
+        status = graphql(url, RUN, {"id": run_id})["runOrError"]["status"]
+        if status == "SUCCESS":
+            return time.perf_counter() - started
+        if status in ("FAILURE", "CANCELED"):
+            raise RuntimeError(f"run {run_id} ended as {status}")
+        time.sleep(0.02)
+    raise TimeoutError(f"run {run_id} did not end")
+
+
+def memory_of(root: int) -> float:
+    """The PSS of a process and its descendants, in MB."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text(errors="replace")
+            except OSError:
+                continue
+            parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
+    family, new = {root}, {root}
+    while new := {pid for pid, parent in parents.items() if parent in new} - family:
+        family |= new
+    total = 0
+    for pid in family:
+        try:
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        except OSError:
+            continue
+        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total / 1024
+
+
+def graphql(url: str, query: str, variables: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The data of the answer."""
+    body = json.dumps({"query": query, "variables": variables or {}}).encode()
+    request = urllib.request.Request(f"{url}/graphql", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=300) as response:
+        data: dict[str, Any] = json.load(response)["data"]
+    return data
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def spread(values: Sequence[float], unit: str, digits: int = 2) -> str:
+    """The median, and the smallest and largest value."""
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{middle:.{digits}f} {unit} ({low:.{digits}f}-{high:.{digits}f})"
+
+
+def markdown(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table in Markdown."""
+    return [f"| {' | '.join(row)} |" for row in (heading, ["---"] * len(heading), *rows)]
+
+
+def progress(text: str) -> None:
+    """Tells whoever waits."""
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
