@@ -22,6 +22,7 @@ from dagster import (
 
 from orchestration import OrchestrationError
 from orchestration.checkout import checkout_root, product_folder, templates_folder
+from orchestration.ingest_templates import templates_of
 from orchestration.partitions import build_partitions
 from orchestration.recipes import input_datasets
 from orchestration.stages import STAGES, Product, run_stage
@@ -99,11 +100,9 @@ def _plan_deps(product: Product) -> list[AssetDep]:
     except OrchestrationError as error:
         get_dagster_logger().warning(f"Product {product.id!r} loads without its inputs: {error}")
         return []
-    templates = templates_folder(root)
     return [
-        AssetDep(AssetKey(["ingest", dataset]), partition_mapping=LastPartitionMapping())
-        for dataset in datasets
-        if (templates / f"{dataset}.yml").is_file()
+        AssetDep(AssetKey(["ingest", template]), partition_mapping=LastPartitionMapping())
+        for template in templates_of(templates_folder(root), datasets)
     ]
 
 

@@ -1,5 +1,6 @@
 """The checkout's ingest templates, read without dcpy."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
@@ -9,6 +10,7 @@ from typing import Any
 from orchestration import OrchestrationError
 from orchestration.recipes import rendered_yaml
 
+ID = re.compile(rb"""^[ -]*id: *["']?([^\s"']+)""", re.MULTILINE)
 # What the source types call the place they read from. Source: dcpy/lifecycle/ingest/models.py.
 SOURCE_PLACES = ("url", "path", "endpoint", "key", "uid", "dataset", "product", "name", "server")
 
@@ -46,6 +48,21 @@ def read_templates(folder: Path) -> list[IngestTemplate]:
     templates = {path.stem: read_template(path) for path in files}
     _check_dependencies(templates)
     return list(templates.values())
+
+
+def templates_of(folder: Path, datasets: Sequence[str]) -> list[str]:
+    """The ids of the templates that give these datasets, where there are any, each once.
+
+    Most templates give one dataset of their own name. The others are looked for by text first:
+    parsing all of them takes longer than anything else that a location does when it loads.
+    """
+    found = [name for name in datasets if (folder / f"{name}.yml").is_file()]
+    wanted = {name for name in datasets if name not in found}
+    for path in sorted(folder.glob("*.yml")) if wanted else []:
+        named = {match.decode(errors="replace") for match in ID.findall(path.read_bytes())}
+        if wanted & named and wanted & set(read_template(path).datasets):
+            found.append(path.stem)
+    return list(dict.fromkeys(found))
 
 
 def read_template(path: Path) -> IngestTemplate:

@@ -96,9 +96,10 @@ def _check_port(host: str, port: int) -> None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError as error:
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise OrchestrationError(
-                f"Cannot listen on {host}:{port}: {error.strerror}. Choose another port with "
+                f"Cannot listen on {host}:{port}: {reason}. Choose another port with "
                 "--port (make up PORT=…)."
             ) from error
 
