@@ -1,5 +1,6 @@
 VENV := orchestration/dagster/.venv
 PYTHON := $(VENV)/bin/python
+SAMPLE := sample/data-engineering
 HOST ?= 127.0.0.1
 PORT ?= 3000
 
@@ -18,8 +19,11 @@ lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-test: $(VENV)/installed-dev dcpy
-	$(PYTHON) -m orchestration generate --check
+# Always on the bundled sample; on a real checkout, too, where DATA_ENGINEERING_ROOT names one and
+# DCPY_PYTHON an interpreter with its dcpy.
+test: $(VENV)/installed-dev
+	@$(MAKE) --no-print-directory dcpy DATA_ENGINEERING_ROOT=$(SAMPLE) DCPY_PYTHON=
+	DATA_ENGINEERING_ROOT=$(SAMPLE) $(PYTHON) -m orchestration generate --check
 	$(PYTHON) -m pytest
 
 bench: $(VENV)/installed

@@ -27,6 +27,7 @@ from dagster import DagsterInstance
 from orchestration import OrchestrationError, control, reaper
 from orchestration.checkout import PROJECT_ROOT, checkout_root, products_file
 from orchestration.code_servers import CodeServer
+from orchestration.environment import dcpy_python, problem_with_dcpy
 from orchestration.forkserver import Forkserver, Process
 from orchestration.generate import (
     WORKSPACE,
@@ -39,6 +40,7 @@ from orchestration.graphql import query
 from orchestration.instance import add_starter_partitions, prepare_dagster_home
 from orchestration.products import Product, read_products
 from orchestration.services import Service
+from orchestration.storage import lifecycle_dir
 from orchestration.watch import Watch
 
 GRACE_SECONDS = 20.0
@@ -209,6 +211,7 @@ class Supervisor:
             self._attend()
         if seeding.poll():
             return 1
+        self.tasks.append(self._task(self._warn_of_dcpy))
         self._sync()
         started = time.monotonic()
         while not self._stopping:
@@ -313,6 +316,17 @@ class Supervisor:
                 add_starter_partitions(instance, slugs)
 
         return self._task(seed)
+
+    def _warn_of_dcpy(self) -> None:
+        """Says which interpreter cannot run the checkout's dcpy, before a stage finds out."""
+        users: dict[tuple[Path, bool], list[str]] = {dcpy_python(None): []}
+        for product in self.products:
+            users.setdefault(dcpy_python(product.python), []).append(product.id)
+        for python, ids in users.items():
+            problem = problem_with_dcpy(python, root=self.root, lifecycle=lifecycle_dir())
+            if problem:
+                whom = f"for {', '.join(ids)}" if python != dcpy_python(None) else "for the stages"
+                _say(f"warning: {whom}: {problem}")
 
     def _task(self, work: Callable[[], None]) -> Process:
         return self.forkserver.call(work, env=self.env, output=sys.stdout.fileno())
