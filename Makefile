@@ -30,6 +30,7 @@ bench: $(VENV)/installed
 	$(PYTHON) -m benchmarks
 
 $(VENV)/installed: requirements.txt
+	@python3 -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
 	python3 -m venv $(VENV)
 	$(PYTHON) -m pip install --quiet --requirement requirements.txt
 	touch $@
