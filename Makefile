@@ -9,7 +9,7 @@ export DATA_ENGINEERING_ROOT DCPY_PYTHON
 .PHONY: up generate lint test bench
 
 up: $(VENV)/installed dcpy
-	exec $(PYTHON) -m orchestration up --host $(HOST) --port $(PORT)
+	@exec $(PYTHON) -m orchestration up --host $(HOST) --port $(PORT)
 
 generate: $(VENV)/installed
 	$(PYTHON) -m orchestration generate
@@ -32,11 +32,11 @@ bench: $(VENV)/installed
 $(VENV)/installed: requirements.txt
 	@python3 -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
 	python3 -m venv $(VENV)
-	$(PYTHON) -m pip install --quiet --requirement requirements.txt
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
-	$(PYTHON) -m pip install --quiet --requirement requirements-dev.txt
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
 	touch $@
 
 # The checkout's own dcpy goes into the project's venv, unless another interpreter runs it.
@@ -45,5 +45,5 @@ dcpy: $(VENV)/installed
 	@root=$$($(PYTHON) -m orchestration.checkout) && \
 	if [ -z "$$DCPY_PYTHON" ] && [ -f "$$root/pyproject.toml" ] && \
 	   [ "$$root" != "$$(cat $(VENV)/dcpy 2>/dev/null)" ]; then \
-		$(PYTHON) -m pip install --quiet --editable "$$root" && echo "$$root" > $(VENV)/dcpy; \
+		$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable "$$root" && echo "$$root" > $(VENV)/dcpy; \
 	fi

@@ -1,5 +1,16 @@
 """Orchestration of data products in Dagster, one isolated code location per product."""
 
+import errno
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 class OrchestrationError(Exception):
     """Something the user can mend; its text says what happened, where, and what to do."""
+
+
+def explained(error: OSError) -> str:
+    """What the system did not do, and what to do about it, in two sentences."""
+    where = f" ({error.filename})" if error.filename else ""
+    advice = "Free some space" if error.errno in DISK_FULL else "Put that right"
+    return f"{error.strerror or error}{where}. {advice}, then run this again."

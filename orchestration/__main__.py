@@ -6,8 +6,11 @@ import os
 import sys
 from collections.abc import Sequence
 
-from orchestration import OrchestrationError
+from orchestration import OrchestrationError, explained
 from orchestration.checkout import checkout_root, products_file
+
+# What runs leave, and Dagster's database, is for the owner only.
+PRIVATE = 0o077
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,6 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(options.run(options))
     except OrchestrationError as error:
         print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(explained(error), file=sys.stderr)
         return 1
 
 
@@ -112,6 +118,7 @@ def _materialize(options: argparse.Namespace) -> int:
     from orchestration.materialize import materialize, select
     from orchestration.products import read_products
 
+    os.umask(PRIVATE)
     selection = select(options.selection, read_products(products_file(checkout_root())))
     prepare_dagster_home()
     return 0 if materialize(selection, options.partition) else 1
@@ -120,6 +127,7 @@ def _materialize(options: argparse.Namespace) -> int:
 def _up(options: argparse.Namespace) -> int:
     from orchestration.serve import up
 
+    os.umask(PRIVATE)
     return up(
         host=options.host,
         port=options.port,

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,8 @@ REAPER_SECONDS = 10.0
 TAIL_LINES = 20
 MAX_LINE = 16_384
 MAX_LOG_BYTES = 64 * 2**20
+# What is held of the output that the log has no room for: enough for the last lines.
+KEPT_CHARACTERS = 4 * MAX_LINE
 # Every event is a row in Dagster's database, read whole by the UI.
 MAX_EVENT_CHARACTERS = 500_000
 EVENT_SECONDS = 0.5
@@ -113,7 +116,8 @@ class _Output:
 
     def __init__(self, context: AssetExecutionContext, log: Path, redact: Redactor) -> None:
         self._context = context
-        self._file = log.open("w", encoding="utf-8", errors="replace")
+        # Unbuffered, so that what could not be written is not tried again and again.
+        self._file = log.open("wb", buffering=0)
         self._redact = redact
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._pending = ""
@@ -143,39 +147,59 @@ class _Output:
                     self._send_event()
                     next_event = time.monotonic() + EVENT_SECONDS
 
+    @property
+    def _is_full(self) -> bool:
+        return self._log_bytes > MAX_LOG_BYTES
+
     def _take(self, text: str) -> None:
-        *lines, self._pending = (self._pending + text).split("\n")
-        for line in lines:
-            self._line(line)
+        text = self._pending + text
+        if self._is_full:
+            self._pending = text[-KEPT_CHARACTERS:]
+            return
+        whole, newline, self._pending = text.rpartition("\n")
+        if newline:
+            self._lines(whole)
         while len(self._pending) > MAX_LINE + self._redact.longest:
             # A part of a line that never ends; what is held back may be the start of a secret.
             shown = self._redact.text(self._pending)
-            if len(shown) <= MAX_LINE:
+            if len(shown) <= MAX_LINE + self._redact.longest:
                 self._pending = shown
                 return
-            self._line(shown[:MAX_LINE])
+            self._lines(shown[:MAX_LINE])
             self._pending = shown[MAX_LINE:]
 
-    def _line(self, line: str) -> None:
-        line = self._redact.text(line.rsplit("\r", 1)[-1] if line.strip("\r") else "")
-        for start in range(0, max(len(line), 1), MAX_LINE):
-            part = line[start : start + MAX_LINE]
-            self._tail.append(part[:500])
-            self._write(part)
-            if self._event_characters <= MAX_EVENT_CHARACTERS:
-                self._event_characters += len(part) + 1
-                self._event.append(part)
+    def _lines(self, text: str) -> None:
+        lines = self._redact.text(text).split("\n")
+        if "\r" in text:
+            # Of a progress bar, what it showed last.
+            lines = [line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines]
+        if any(len(line) > MAX_LINE for line in lines):
+            lines = [
+                line[start : start + MAX_LINE]
+                for line in lines
+                for start in range(0, max(len(line), 1), MAX_LINE)
+            ]
+        self._tail.extend(line[:500] for line in lines[-TAIL_LINES:])
+        text = "\n".join(lines)
+        self._write(text)
+        if self._event_characters <= MAX_EVENT_CHARACTERS:
+            self._event_characters += len(text) + 1
+            self._event.append(text)
 
-    def _write(self, line: str) -> None:
-        if self._log_bytes > MAX_LOG_BYTES:
+    def _write(self, text: str) -> None:
+        if self._is_full:
             return
-        self._log_bytes += len(line) + 1
-        self._file.write(line + "\n")
-        if self._log_bytes > MAX_LOG_BYTES:
-            self._file.write("… from here on only the last lines are kept:\n")
+        data = text.encode(errors="replace") + b"\n"
+        self._log_bytes += len(data)
+        try:
+            self._file.write(data)
+            if self._is_full:
+                self._file.write("… from here on only the last lines are kept:\n".encode())
+        except OSError as error:
+            self._log_bytes = MAX_LOG_BYTES + 1
+            self._context.log.warning(f"{self._file.name} is not complete: {error.strerror}")
 
     def _send_event(self) -> None:
-        self._file.flush()
         if self._event:
             if self._event_characters > MAX_EVENT_CHARACTERS:
                 self._event.append("… this is a lot of output; the rest is in the log file only")
@@ -185,9 +209,15 @@ class _Output:
     def close(self) -> None:
         """Writes what is still held back."""
         with self._file:
+            if len(self._pending) == KEPT_CHARACTERS:
+                # It begins anywhere: in a secret, too.
+                begun, _, rest = self._pending.partition("\n")
+                self._pending = rest or begun[self._redact.longest :]
+                self._tail.clear()
             if self._pending:
-                self._line(self._pending)
+                self._lines(self._pending.removesuffix("\n"))
                 self._pending = ""
             self._send_event()
-            if self._log_bytes > MAX_LOG_BYTES:
-                self._file.write(self.tail + "\n")
+            if self._is_full:
+                with suppress(OSError):
+                    self._file.write(self.tail.encode(errors="replace") + b"\n")

@@ -5,6 +5,7 @@ on a socket of its own, and takes over that name once it has loaded: a rename, w
 come between. A location whose server hangs, exits or crashes gets a stand-in that gives the reason.
 """
 
+import itertools
 import os
 import signal
 import socket
@@ -19,18 +20,27 @@ from orchestration.services import Service
 
 LOCATIONS_PACKAGE = "orchestration.locations"
 LOAD_SECONDS = 25.0
+# How long others wait for a location that loads.
+PATIENCE_SECONDS = 3.0
 EXCEPTION_STATUS = 1
 MAX_RESTART_DELAY = 30.0
+# What a server that was replaced has for finishing what it was asked.
+RETIREMENT_SECONDS = 20.0
+# It is handed over in an environment variable.
+MAX_EXCUSE = 30_000
 
 
 class CodeServer:
     """One location's server, over all its processes."""
 
+    _numbers = itertools.count(1)
+
     def __init__(
         self, name: str, folder: Path, forkserver: Forkserver, env: Mapping[str, str]
     ) -> None:
         self.name = name
-        self.socket = folder / f"{name}.sock"
+        # A number, since a socket's name has to be short, and a server that ends removes its own.
+        self.socket = folder / f"{next(self._numbers)}.sock"
         self._forkserver = forkserver
         # To serve definitions it needs no instance, and opening one takes time and 14 MB.
         self._env = {name: value for name, value in env.items() if name != "DAGSTER_HOME"}
@@ -38,7 +48,7 @@ class CodeServer:
         self._loading: Service | None = None
         self._excuse: str | None = None
         self._count = 0
-        self._retired: list[Service] = []
+        self._retired: list[tuple[Service, float]] = []
         self._restart_at = 0.0
         self._quick_ends = 0
         self.problem: str | None = None
@@ -52,7 +62,13 @@ class CodeServer:
     @property
     def services(self) -> list[Service]:
         """All processes there are for it now."""
-        return [s for s in (self._serving, self._loading, *self._retired) if s is not None]
+        retired = [service for service, _ in self._retired]
+        return [s for s in (self._serving, self._loading, *retired) if s is not None]
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether it has been loading for so long that nobody should wait for it."""
+        return self._loading is not None and self._loading.age > PATIENCE_SECONDS
 
     def load(self) -> None:
         """Loads the location afresh; what serves now goes on until that is done."""
@@ -76,8 +92,8 @@ class CodeServer:
         ]
         name = self.name
 
-        def on_reload() -> None:
-            control.request({"do": "reload", "location": name})
+        def on_reload() -> bool:
+            return bool(control.request({"do": "reload", "location": name})["is_replaced"])
 
         return Service(
             name,
@@ -93,21 +109,24 @@ class CodeServer:
 
     def end(self) -> None:
         """Ends it for good."""
-        for service in self.services:
-            if service not in self._retired:
+        for service in (self._serving, self._loading):
+            if service:
                 self._retire(service)
         self._serving = self._loading = None
 
     def attend(self) -> None:
         """Takes the next step, if there is one; to be called again and again."""
-        for service in list(self._retired):
+        for retired in list(self._retired):
+            service, end = retired
             if service.process.poll() is not None:
-                self._retired.remove(service)
+                self._retired.remove(retired)
+            elif time.monotonic() > end:
+                service.process.kill()
         if self._loading:
             self._attend_loading(self._loading)
         elif self._serving and (status := self._serving.process.poll()) is not None:
             if self._excuse:
-                self._fail(f"Its server {_ending(status)} while loading", self._serving)
+                self._fail(f"Its server {ending(status)} while loading", self._serving)
                 self._serving = None
             else:
                 self._restart(self._serving, status)
@@ -115,7 +134,7 @@ class CodeServer:
     def _attend_loading(self, loading: Service) -> None:
         status = loading.process.poll()
         if status is not None:
-            self._fail(f"Its server {_ending(status)} while loading", loading, status)
+            self._fail(f"Its server {ending(status)} while loading", loading, status)
         elif _answers(self._loading_socket):
             self.problem = self._excuse
             os.rename(self._loading_socket, self.socket)
@@ -132,7 +151,9 @@ class CodeServer:
         self._retire(failed)
         lazy = ("--lazy-load-user-code",) if self._forkserver.warm else ()
         is_first = self._excuse is None
-        self._excuse = f"{what}. The end of its output:\n{failed.tail or '(nothing)'}"
+        print(f"[{self.name}] {what}", flush=True)
+        tail = failed.tail.replace("\0", "\N{REPLACEMENT CHARACTER}")[-MAX_EXCUSE:]
+        self._excuse = f"{what}. The end of its output:\n{tail or '(nothing)'}"
         if is_first and status == EXCEPTION_STATUS:
             # An ordinary exception. Dagster shows it best, once it is asked for the location.
             self._loading = self._start(f"{LOCATIONS_PACKAGE}.{self.name}", *lazy)
@@ -148,7 +169,7 @@ class CodeServer:
             self._quick_ends = self._quick_ends + 1 if ended.age < 60 else 0
             delay = min(2.0**self._quick_ends - 1, MAX_RESTART_DELAY)
             self._restart_at = now + delay
-            print(f"[{self.name}] its server {_ending(status)}; starting it again", flush=True)
+            print(f"[{self.name}] its server {ending(status)}; starting it again", flush=True)
         if now >= self._restart_at:
             self._restart_at = 0.0
             self._serving = None
@@ -157,7 +178,7 @@ class CodeServer:
     def _retire(self, service: Service) -> None:
         if service.process.poll() is None:
             service.process.terminate()
-        self._retired.append(service)
+        self._retired.append((service, time.monotonic() + RETIREMENT_SECONDS))
 
 
 def _answers(path: Path) -> bool:
@@ -169,7 +190,8 @@ def _answers(path: Path) -> bool:
     return True
 
 
-def _ending(status: int) -> str:
+def ending(status: int) -> str:
+    """How a process ended, in words; the status is negative for a signal."""
     if status >= 0:
         return f"ended with exit code {status}"
     return f"was ended by {signal.Signals(-status).name}"

@@ -6,6 +6,7 @@ launcher, and says so.
 """
 
 import importlib
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -51,6 +52,9 @@ PRELOADED = (
     "upath.implementations.local",
 )
 
+# More than a server takes from being told to stop until it refuses requests.
+STOPPING_SECONDS = 0.05
+
 
 def preload() -> None:
     """Imports what Dagster's processes need.
@@ -74,15 +78,20 @@ def run_command(run: DagsterRun, instance: Any) -> list[str]:
     return list(arguments[arguments.index("api") :])
 
 
-def replace_reload(reload: Callable[[], None]) -> None:
+def replace_reload(reload: Callable[[], bool]) -> None:
     """Lets the code server of this process answer the UI's Reload by calling `reload`.
 
-    Stock code servers of this kind cannot reload.
+    Stock code servers of this kind cannot reload. `reload` says whether another server has taken
+    this one's place.
     """
     server, reply = _reload_target()
 
     def reload_code(self: Any, request: Any, context: Any) -> Any:
-        reload()
+        if reload():
+            # The webserver loads the location as soon as it has the answer, over a connection that
+            # it may have open to this server. Told to stop, this one takes no more requests on it.
+            self._server_termination_event.set()
+            time.sleep(STOPPING_SECONDS)
         return reply()
 
     server.ReloadCode = reload_code

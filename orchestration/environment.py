@@ -13,6 +13,7 @@ from orchestration import steps
 from orchestration.checkout import templates_folder
 
 STEPS_FOLDER = Path(steps.__file__).parent
+CHECK_SECONDS = 30.0
 
 # The variables of Dagster's process and of its interpreter are not dcpy's business.
 NOT_PASSED_ON = re.compile(
@@ -53,15 +54,25 @@ def problem_with_dcpy(python: tuple[Path, bool], *, root: Path, lifecycle: Path)
     interpreter, is_chosen = python
     if problem := problem_with_interpreter(interpreter):
         return problem
-    found = subprocess.run(
-        [interpreter, STEPS_FOLDER / "installed.py", root, *(["chosen"] if is_chosen else [])],
-        env=base_environment(root=root, lifecycle=lifecycle, python=interpreter),
-        cwd=root,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
+    try:
+        found = subprocess.run(
+            [interpreter, STEPS_FOLDER / "installed.py", root, *(["chosen"] if is_chosen else [])],
+            env=base_environment(root=root, lifecycle=lifecycle, python=interpreter),
+            cwd=root,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=CHECK_SECONDS,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"The interpreter {interpreter} cannot be used: {error}. Set DCPY_PYTHON to another."
+    if found.returncode == 0:
+        return None
+    said = found.stderr.strip().rpartition("\n")[2]
+    return found.stdout.strip() or (
+        f"The interpreter {interpreter} cannot be used ({said}). dcpy needs Python 3.12 or later: "
+        "set DCPY_PYTHON to such an interpreter."
     )
-    return found.stderr.strip() or None
 
 
 def base_environment(
@@ -95,7 +106,8 @@ def load_environment(
 
     `lock` is the content of the lock file. Source: dcpy/lifecycle/builds/build.py.
     """
-    env = {**base, **_strings(lock.get("env"))}
+    # dcpy of 2025 calls the lock's `env` `vars`.
+    env = {**base, **_strings(lock.get("vars")), **_strings(lock.get("env"))}
     if server := SERVER.match(env.get("BUILD_ENGINE_SERVER", "")):
         env |= {f"BUILD_ENGINE_{part}": value for part, value in server.groupdict().items()}
     connection = [env.get(f"BUILD_ENGINE_{part}") for part in ("SERVER", "DB", "SCHEMA")]

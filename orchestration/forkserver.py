@@ -20,6 +20,7 @@ from typing import Protocol
 from orchestration import dagster_internals
 
 SCRIPTS = ("dagster", "dagster-webserver", "dagster-daemon")
+HANDLED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Process(Protocol):
@@ -79,12 +80,13 @@ class Forkserver:
         *,
         env: Mapping[str, str],
         output: int,
-        on_reload: Callable[[], None] | None = None,
+        on_reload: Callable[[], bool] | None = None,
     ) -> Process:
         """Starts one of Dagster's commands, its output going to the file descriptor `output`.
 
         `command` begins with the name of a console script, such as `dagster`. `on_reload` is
-        called in a forked code server when the UI reloads it.
+        called in a forked code server when the UI reloads it, and says whether another server has
+        taken its place.
         """
         if not self.warm:
             script = Path(sys.executable).with_name(command[0])
@@ -107,7 +109,12 @@ class Forkserver:
         process = multiprocessing.get_context("fork").Process(
             target=_in_fork, args=(work, env, output)
         )
-        process.start()
+        # A signal that came before the fork has handlers of its own would be lost on it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED_SIGNALS)
         return _Forked(process)
 
 
@@ -116,6 +123,7 @@ def _in_fork(work: Callable[[], None], env: Mapping[str, str], output: int) -> N
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED_SIGNALS)
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.closerange(3, os.sysconf("SC_OPEN_MAX") if os.sysconf("SC_OPEN_MAX") < 4096 else 4096)
@@ -126,7 +134,7 @@ def _in_fork(work: Callable[[], None], env: Mapping[str, str], output: int) -> N
 
 
 def _console_script(
-    script: Callable[[], None], command: Sequence[str], on_reload: Callable[[], None] | None
+    script: Callable[[], None], command: Sequence[str], on_reload: Callable[[], bool] | None
 ) -> None:
     if on_reload:
         dagster_internals.replace_reload(on_reload)

@@ -23,11 +23,10 @@ from dagster import (
 )
 from pydantic import Field
 
-from orchestration import OrchestrationError
 from orchestration.checkout import checkout_root, templates_folder
 from orchestration.environment import base_environment, dcpy_python
 from orchestration.ingest_templates import IngestTemplate, read_templates
-from orchestration.lifecycle import run_step
+from orchestration.lifecycle import failing, run_step
 from orchestration.metadata import of_process, table
 from orchestration.partitions import check_key, ingest_partitions
 from orchestration.storage import ingest_result, lifecycle_dir, locked, staged
@@ -129,7 +128,7 @@ def _ingest(
         raise Failure(f"{subject} cannot be read: {template.problem}")
     for warning in template.warnings:
         context.log.warning(f"{subject}: {warning}")
-    try:
+    with failing(subject):
         version = check_key(context.partition_key)
         root, lifecycle, python = checkout_root(), lifecycle_dir(), dcpy_python(None)
         result = ingest_result(lifecycle, template.id, version)
@@ -159,8 +158,6 @@ def _ingest(
                 result=result,
                 staging=staging,
             )
-    except OrchestrationError as error:
-        raise Failure(f"{subject}: {error}") from error
     datasets = [
         {**dataset, "columns": len(dataset["columns"])} for dataset in step.data["datasets"]
     ]

@@ -10,7 +10,7 @@ from typing import Any
 from orchestration import OrchestrationError
 from orchestration.recipes import rendered_yaml
 
-ID = re.compile(rb"""^[ -]*id: *["']?([^\s"']+)""", re.MULTILINE)
+ID = re.compile(rb"""\bid: *["']?([^\s"',}]+)""")
 # What the source types call the place they read from. Source: dcpy/lifecycle/ingest/models.py.
 SOURCE_PLACES = ("url", "path", "endpoint", "key", "uid", "dataset", "product", "name", "server")
 
@@ -44,10 +44,13 @@ def read_templates(folder: Path) -> list[IngestTemplate]:
             f"There are no ingest templates: {folder} is missing. "
             "Set DATA_ENGINEERING_ROOT to a data-engineering checkout."
         )
-    files = sorted(path for path in folder.glob("*.yml") if not path.name.startswith("."))
-    templates = {path.stem: read_template(path) for path in files}
+    templates = {path.stem: read_template(path) for path in _files(folder)}
     _check_dependencies(templates)
     return list(templates.values())
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.yml") if not path.name.startswith("."))
 
 
 def templates_of(folder: Path, datasets: Sequence[str]) -> list[str]:
@@ -56,13 +59,21 @@ def templates_of(folder: Path, datasets: Sequence[str]) -> list[str]:
     Most templates give one dataset of their own name. The others are looked for by text first:
     parsing all of them takes longer than anything else that a location does when it loads.
     """
-    found = [name for name in datasets if (folder / f"{name}.yml").is_file()]
-    wanted = {name for name in datasets if name not in found}
-    for path in sorted(folder.glob("*.yml")) if wanted else []:
-        named = {match.decode(errors="replace") for match in ID.findall(path.read_bytes())}
-        if wanted & named and wanted & set(read_template(path).datasets):
+    files = _files(folder)
+    stems = {path.stem for path in files}
+    found = [name for name in datasets if name in stems]
+    wanted = set(datasets) - stems
+    for path in files if wanted else []:
+        if wanted & _ids_in(path) and wanted & set(read_template(path).datasets):
             found.append(path.stem)
     return list(dict.fromkeys(found))
+
+
+def _ids_in(path: Path) -> set[str]:
+    try:
+        return {match.decode(errors="replace") for match in ID.findall(path.read_bytes())}
+    except OSError:
+        return set()
 
 
 def read_template(path: Path) -> IngestTemplate:

@@ -2,7 +2,9 @@
 
 import importlib
 import os
-from collections.abc import Iterable
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import yaml
@@ -10,7 +12,7 @@ from dagster import DagsterInstance
 
 from orchestration.checkout import PROJECT_ROOT
 from orchestration.partitions import STARTER_KEYS, build_partitions
-from orchestration.storage import lifecycle_dir, make_private
+from orchestration.storage import lifecycle_dir, locked, make_private
 
 CONFIGURATION = PROJECT_ROOT / "orchestration" / "dagster" / "dagster.yaml"
 # A partition set that no asset has: the products whose starter partitions were made already.
@@ -28,9 +30,10 @@ def prepare_dagster_home() -> Path:
     home = make_private(Path(chosen).absolute() if chosen else lifecycle_dir() / "dagster")
     os.environ["DAGSTER_HOME"] = str(home)
     target = home / CONFIGURATION.name
-    if not (chosen and target.exists()):
-        new = home / f".{CONFIGURATION.name}.new"
-        new.write_text(_configuration())
+    text = None if chosen and target.exists() else _configuration()
+    if text and not (target.exists() and target.read_text() == text):
+        new = home / f".{CONFIGURATION.name}.{secrets.token_hex(4)}"
+        new.write_text(text)
         new.replace(target)
     return home
 
@@ -47,11 +50,30 @@ def _configuration() -> str:
     return text
 
 
+@contextmanager
+def open_instance(prepare: Callable[[DagsterInstance], None]) -> Iterator[DagsterInstance]:
+    """The instance in `DAGSTER_HOME`, after `prepare` has done its work with it.
+
+    Only one process at a time gets so far: neither creating Dagster's database nor adding
+    partitions to it is safe against another process that does the same.
+    """
+    with ExitStack() as stack:
+        with locked(Path(os.environ["DAGSTER_HOME"], "instance"), waiting=lambda: None):
+            instance = stack.enter_context(DagsterInstance.get())
+            prepare(instance)
+        yield instance
+
+
+def add_partition(instance: DagsterInstance, name: str, key: str) -> None:
+    """Adds the key to a partition set that has it not yet."""
+    if not instance.has_dynamic_partition(name, key):
+        instance.add_dynamic_partitions(name, [key])
+
+
 def add_starter_partitions(instance: DagsterInstance, slugs: Iterable[str]) -> None:
     """Gives every product that is new to this instance its starter partitions.
 
-    A product gets them once: one that somebody deletes stays deleted. To be called by one process
-    at a time, since Dagster's call is not safe against itself.
+    A product gets them once: one that somebody deletes stays deleted.
     """
     seeded = set(instance.get_dynamic_partitions(SEEDED))
     for slug in slugs:

@@ -1,7 +1,8 @@
 """Runs one lifecycle step: a script of `steps/` in dcpy's interpreter, over Dagster Pipes."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,23 @@ from dagster import (
     open_pipes_session,
 )
 
-from orchestration import child
+from orchestration import OrchestrationError, child, explained
 from orchestration.environment import STEPS_FOLDER, problem_with_interpreter
 from orchestration.redaction import Redactor
 from orchestration.storage import Staging, failed_log
+
+
+@contextmanager
+def failing(subject: str) -> Iterator[None]:
+    """Makes a Failure of `subject` of what goes wrong in the block, the disk's errors included."""
+    try:
+        yield
+    except OrchestrationError as error:
+        raise Failure(f"{subject}: {error}") from error
+    except OSError as error:
+        raise Failure(
+            f"{subject}: {explained(error)} The earlier result, if there is one, is as it was."
+        ) from error
 
 
 @dataclass(frozen=True)

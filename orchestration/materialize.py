@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import logging
+import os
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -12,7 +13,6 @@ from dagster import (
     AssetKey,
     DagsterEvent,
     DagsterEventType,
-    DagsterInstance,
     Definitions,
     DynamicPartitionsDefinition,
     InitLoggerContext,
@@ -20,9 +20,11 @@ from dagster import (
 )
 
 from orchestration import OrchestrationError
+from orchestration.instance import add_partition, open_instance
 from orchestration.partitions import build_partitions, check_key, ingest_partitions, read_build_key
 from orchestration.products import Product
 from orchestration.stages import STAGES
+from orchestration.workers import WORKER_TAG, process_identity
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,7 @@ def materialize(selection: Selection, partition: str) -> bool:
     definitions = _load(selection)
     name = selection.partitions.name
     assert name
-    with DagsterInstance.get() as instance:
-        if not instance.has_dynamic_partition(name, partition):
-            instance.add_dynamic_partitions(name, [partition])
+    with open_instance(lambda instance: add_partition(instance, name, partition)) as instance:
         # A logger's name is part of the run's config, which the UI offers to run again: it has to
         # be one that every job knows.
         definitions = Definitions.merge(definitions, Definitions(loggers={"console": _progress}))
@@ -88,8 +88,12 @@ def materialize(selection: Selection, partition: str) -> bool:
             asset_selection=list(selection.keys),
             raise_on_error=False,
             run_config={"loggers": {"console": {}}},
-            # As runs are tagged that the UI launches: it is how it finds a run's location.
-            tags={".dagster/repository": f"__repository__@{selection.location}"},
+            # As runs are tagged that the UI launches: it is how it finds a run's location, and how
+            # a server finds out that this process was killed.
+            tags={
+                ".dagster/repository": f"__repository__@{selection.location}",
+                WORKER_TAG: process_identity(os.getpid()),
+            },
         )
     return result.success
 
@@ -125,6 +129,8 @@ def _wording(record: logging.LogRecord) -> str:
             return f"{asset} succeeded in {event.step_success_data.duration_ms / 1000:.1f} s"
         case DagsterEventType.STEP_FAILURE:
             data = event.step_failure_data
+            if data.error and data.error.cls_name == "DagsterExecutionInterruptedError":
+                return f"{asset} was interrupted, and what it had started was ended."
             said = data.user_failure_data and data.user_failure_data.description
             return f"{asset} failed. {said or (data.error and data.error.to_string()) or ''}"
         case DagsterEventType.RUN_SUCCESS:
@@ -140,6 +146,8 @@ def _load(selection: Selection) -> Definitions:
     try:
         definitions: Definitions = importlib.import_module(module).defs
     except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
         raise OrchestrationError(
             f"There is no {module} yet. Run `python -m orchestration generate`."
         ) from error

@@ -1,21 +1,27 @@
 """products.yml: what a product is, and every way in which the file can be wrong."""
 
 import difflib
+import json
 import keyword
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
-import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    StrictStr,
+    ValidationError,
+)
 
-from orchestration import OrchestrationError
+from orchestration.yaml_file import Place, Problem, YamlFileError, read_yaml_mapping
 
-MAX_FILE_BYTES = 1_000_000
-MAX_NODES = 100_000
+MAX_SLUG_LENGTH = 100  # it is a file name, and a part of longer names
 RESERVED_SLUGS = frozenset({"ingest", "__init__"})
 # Dagster's own rule for owners: dagster/_core/definitions/utils.py, is_valid_owner.
 EMAIL = re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,}")
@@ -32,6 +38,8 @@ def _text(value: str) -> str:
         raise ValueError("is empty")
     if "\0" in value:
         raise ValueError("holds a NUL character")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError("holds half of a character")
     return value
 
 
@@ -43,14 +51,30 @@ def _path_below(value: str) -> str:
 
 
 def _owner(value: str) -> str:
-    if EMAIL.fullmatch(value) or value.removeprefix("team:").strip() not in ("", value):
+    if EMAIL.fullmatch(value) or (
+        value.startswith("team:") and value.removeprefix("team:").strip()
+    ):
         return value
     raise ValueError("must be an e-mail address or `team:` and a name, such as team:housing")
+
+
+def _strategy(value: Any) -> Any:
+    if not isinstance(value, str | dict):
+        raise ValueError("must be a word, or a mapping such as {pin_to_source_dataset: dcp_x}")
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError("holds a value that is not text; put it in quotes") from error
+    return _text(value) if isinstance(value, str) else value
 
 
 Text = Annotated[StrictStr, AfterValidator(_text)]
 RelativePath = Annotated[StrictStr, AfterValidator(_path_below)]
 Owner = Annotated[StrictStr, AfterValidator(_owner)]
+VersionStrategy = Annotated[
+    Any,
+    PlainValidator(_strategy, json_schema_input_type=str | dict[str, Any]),
+]
 
 
 class ProductDefaults(BaseModel):
@@ -69,7 +93,7 @@ class ProductDefaults(BaseModel):
         (), description="Who owns it: e-mail addresses, or team:name."
     )
     category: Text | None = Field(None, description="A word to group products by.")
-    version_strategy: Text | dict[str, Any] | None = Field(
+    version_strategy: VersionStrategy | None = Field(
         None,
         description="How the product is versioned, shown in Dagster. "
         "What a build really does is decided by its recipe.",
@@ -125,137 +149,23 @@ def json_schema() -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong with products.yml; `line` counts from 1."""
-
-    line: int
-    text: str
-
-
-class ProductsError(OrchestrationError):
-    """products.yml cannot be used; `problems` holds all that is wrong with it."""
-
-    def __init__(self, path: Path, problems: list[Problem]) -> None:
-        self.problems = sorted(problems, key=lambda problem: problem.line)
-        super().__init__("\n".join(f"{path}:{p.line}: {p.text}" for p in self.problems))
-
-
 def read_products(path: Path) -> tuple[Product, ...]:
     """The products of the file at `path`, in its order.
 
-    Raises ProductsError with everything that is wrong, each with its line.
+    Raises YamlFileError with everything that is wrong, each with its line.
     """
-    text = _read_text(path)
-    node = _compose(path, text)
-    document = _Document(path)
-    data = document.build(node)
-    if document.problems:
-        raise ProductsError(path, document.problems)
+    data, lines = read_yaml_mapping(path)
     try:
         products = ProductsFile.model_validate(data).complete()
     except ValidationError as error:
-        problems = [_problem(dict(e), data, document.lines) for e in error.errors()]
-        raise ProductsError(path, problems) from error
-    problems = list(_clashes(products, document.lines))
-    if problems:
-        raise ProductsError(path, problems)
+        problems = [_problem(dict(e), data, lines) for e in error.errors()]
+        raise YamlFileError(path, list(dict.fromkeys(problems))) from error
+    if problems := list(_clashes(products, lines)):
+        raise YamlFileError(path, problems)
     return products
 
 
-def _read_text(path: Path) -> str:
-    try:
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            message = f"the file has {size:,} bytes; at most {MAX_FILE_BYTES:,} are read"
-            raise ProductsError(path, [Problem(1, message)])
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise ProductsError(path, [Problem(line, f"not UTF-8 text: {error.reason}")]) from error
-    except OSError as error:
-        raise OrchestrationError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _compose(path: Path, text: str) -> yaml.Node:
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else 1
-        raise ProductsError(path, [Problem(line, f"not valid YAML: {error.problem}")]) from error
-    except yaml.YAMLError as error:
-        message = str(error).splitlines()[0]
-        raise ProductsError(path, [Problem(1, f"not valid YAML: {message}")]) from error
-    except RecursionError as error:
-        raise ProductsError(path, [Problem(1, "nested too deeply")]) from error
-    if not isinstance(node, yaml.MappingNode):
-        message = "must be a mapping with the key `products`, not " + (
-            "an empty file"
-            if node is None
-            else "a list"
-            if isinstance(node, yaml.SequenceNode)
-            else "a single value"
-        )
-        raise ProductsError(path, [Problem(1, message)])
-    return node
-
-
-class _Document:
-    """YAML nodes turned into plain data, with the line of every place in it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.lines: dict[tuple[str | int, ...], int] = {}
-        self.problems: list[Problem] = []
-        self._scalars = yaml.constructor.SafeConstructor()
-        self._open: set[int] = set()
-        self._nodes = 0
-
-    def build(self, node: yaml.Node, place: tuple[str | int, ...] = ()) -> Any:
-        line = node.start_mark.line + 1
-        self.lines.setdefault(place, line)
-        self._nodes += 1
-        if self._nodes > MAX_NODES or id(node) in self._open or len(place) > 20:
-            message = "aliases or nesting make this file too large"
-            raise ProductsError(self.path, [Problem(line, message)])
-        self._open.add(id(node))
-        try:
-            if isinstance(node, yaml.MappingNode):
-                return self._mapping(node, place)
-            if isinstance(node, yaml.SequenceNode):
-                return [self.build(item, (*place, i)) for i, item in enumerate(node.value)]
-            return self._scalars.construct_object(node)
-        except (yaml.constructor.ConstructorError, ValueError, OverflowError) as error:
-            detail = getattr(error, "problem", None) or error
-            self.problems.append(Problem(line, f"not a value that can be read: {detail}"))
-            return None
-        finally:
-            self._open.discard(id(node))
-
-    def _mapping(self, node: yaml.MappingNode, place: tuple[str | int, ...]) -> dict[str, Any]:
-        seen: dict[str, int] = {}
-        for key, _ in node.value:
-            line = key.start_mark.line + 1
-            if not isinstance(key, yaml.ScalarNode):
-                self.problems.append(Problem(line, "a key must be a word"))
-            elif key.value in seen and key.tag != "tag:yaml.org,2002:merge":
-                first = seen[key.value]
-                self.problems.append(
-                    Problem(line, f"key `{key.value}` is there twice, first in line {first}")
-                )
-            else:
-                seen[key.value] = line
-        self._scalars.flatten_mapping(node)
-        result = {}
-        for key, value in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                self.lines[(*place, key.value)] = key.start_mark.line + 1
-                result[key.value] = self.build(value, (*place, key.value))
-        return result
-
-
-def _problem(error: dict[str, Any], data: Any, lines: dict[tuple[str | int, ...], int]) -> Problem:
+def _problem(error: dict[str, Any], data: Any, lines: dict[Place, int]) -> Problem:
     place = tuple(error["loc"])
     known = place
     while known not in lines:
@@ -263,15 +173,15 @@ def _problem(error: dict[str, Any], data: Any, lines: dict[tuple[str | int, ...]
     return Problem(lines[known], _name_of(place, data) + _wording(error, place, data))
 
 
-def _name_of(place: tuple[str | int, ...], data: Any) -> str:
+def _name_of(place: Place, data: Any) -> str:
     if len(place) < 2 or place[0] != "products":
         return ""
     entry = data["products"][place[1]]
     product_id = entry.get("id") if isinstance(entry, dict) else None
-    return f"product {product_id!r}: " if product_id is not None else f"product {place[1]}: "
+    return f"product {product_id!r}: " if product_id is not None else f"entry {int(place[1]) + 1}: "
 
 
-def _wording(error: dict[str, Any], place: tuple[str | int, ...], data: Any) -> str:
+def _wording(error: dict[str, Any], place: Place, data: Any) -> str:
     field = next((part for part in reversed(place) if isinstance(part, str)), "products")
     given = error.get("input")
     match error["type"]:
@@ -288,7 +198,8 @@ def _wording(error: dict[str, Any], place: tuple[str | int, ...], data: Any) -> 
             if given is None:
                 return f"`{field}` is empty"
             if isinstance(given, dict | list):
-                return f"`{field}` must be text, not a {'mapping' if given else 'list'}"
+                kind = "mapping" if isinstance(given, dict) else "list"
+                return f"`{field}` must be text, not a {kind}"
             return f"`{field}`: YAML reads this as {given!r}, not as text; put it in quotes"
         case "value_error":
             return f"`{field}` {error['ctx']['error']} (it is {given!r})"
@@ -300,20 +211,28 @@ def _wording(error: dict[str, Any], place: tuple[str | int, ...], data: Any) -> 
             return f"`{field}`: {error['msg']}"
 
 
-def _model_at(place: tuple[str | int, ...]) -> type[BaseModel]:
+def _model_at(place: Place) -> type[BaseModel]:
     if len(place) < 2:
         return ProductsFile
     return Product if place[0] == "products" else ProductDefaults
 
 
-def _clashes(
-    products: tuple[Product, ...], lines: dict[tuple[str | int, ...], int]
-) -> Iterator[Problem]:
+def _clashes(products: tuple[Product, ...], lines: dict[Place, int]) -> Iterator[Problem]:
     by_slug: dict[str, list[int]] = defaultdict(list)
     for index, product in enumerate(products):
         line = lines["products", index, "id"]
         slug = product.slug
-        if slug in RESERVED_SLUGS or keyword.iskeyword(slug):
+        if len(slug) > MAX_SLUG_LENGTH:
+            yield Problem(
+                line, f"product {product.id[:40]!r}…: the id is longer than {MAX_SLUG_LENGTH}"
+            )
+        try:
+            _path_below(product.folder)
+        except ValueError:
+            yield Problem(
+                line, f"product {product.id!r}: such an id needs a `path`, its folder in products/"
+            )
+        if slug.lower() in RESERVED_SLUGS or keyword.iskeyword(slug):
             yield Problem(
                 line,
                 f"product {product.id!r}: its name in Python would be `{slug}`, which is taken; "

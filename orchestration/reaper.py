@@ -126,6 +126,7 @@ def living(child: int, statuses: dict[int, int]) -> set[int]:
 if __name__ == "__main__":
     status = main(float(sys.argv[1]), sys.argv[2:])
     if status < 0:
-        signal.signal(-status, signal.SIG_DFL)
+        if -status != signal.SIGKILL:
+            signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
     sys.exit(status)

@@ -7,7 +7,6 @@ that server, and cannot be asked whether it is alive.
 import os
 import signal
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from dagster import DagsterRun, DefaultRunLauncher
@@ -19,34 +18,9 @@ from orchestration.dagster_internals import (
     WorkerStatus,
     run_command,
 )
-
-WORKER_TAG = "orchestration/worker"
-
-
-def process_identity(pid: int) -> str:
-    """A name for the process that no later one has: its id, and when it started.
-
-    Raises ProcessLookupError when there is none, or it has ended already.
-    """
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    except OSError:
-        if Path("/proc/self").exists():
-            raise ProcessLookupError(pid) from None
-        os.kill(pid, 0)
-        return f"{pid}:"
-    fields = stat.rpartition(")")[2].split()
-    if fields[0] in "ZX":
-        raise ProcessLookupError(pid)
-    return f"{pid}:{fields[19]}"
-
-
-def is_alive(identity: str) -> bool:
-    """Whether the process of that identity runs."""
-    try:
-        return process_identity(int(identity.partition(":")[0])) == identity
-    except ProcessLookupError:
-        return False
+from orchestration.workers import WORKER_TAG
+from orchestration.workers import is_alive as is_alive
+from orchestration.workers import process_identity as process_identity
 
 
 class ForkedRunLauncher(DefaultRunLauncher):
@@ -60,6 +34,9 @@ class ForkedRunLauncher(DefaultRunLauncher):
         except ImportError:
             command = None
         if command is None or not control.is_served():
+            if WORKER_TAG in run.tags:
+                # That of the run which this one repeats.
+                self._instance.add_run_tags(run.run_id, {WORKER_TAG: ""})
             super().launch_run(context)
             return
         answer = control.request({"do": "run", "run_id": run.run_id, "command": command})
@@ -72,7 +49,7 @@ class ForkedRunLauncher(DefaultRunLauncher):
         if run is None or run.is_finished:
             return False
         identity = run.tags.get(WORKER_TAG)
-        if identity is None:
+        if not identity:
             return bool(super().terminate(run_id))  # type: ignore[no-untyped-call]
         self._instance.report_run_canceling(run)
         if not is_alive(identity):
@@ -89,7 +66,7 @@ class ForkedRunLauncher(DefaultRunLauncher):
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
         """Whether the run's process is alive; one that somebody else launched is taken to be."""
         identity = run.tags.get(WORKER_TAG)
-        if identity is None or is_alive(identity):
+        if not identity or is_alive(identity):
             return CheckRunHealthResult(WorkerStatus.RUNNING)
         pid = identity.partition(":")[0]
         return CheckRunHealthResult(

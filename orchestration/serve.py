@@ -7,6 +7,7 @@ them. Dagster gets a workspace file of sockets, so that webserver and daemon sha
 
 import ipaddress
 import json
+import math
 import os
 import selectors
 import shutil
@@ -22,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from dagster import DagsterInstance
+from dagster import DagsterInstance, DagsterRunStatus
 
 from orchestration import OrchestrationError, control, reaper
 from orchestration.checkout import PROJECT_ROOT, checkout_root, products_file
-from orchestration.code_servers import CodeServer
+from orchestration.code_servers import CodeServer, ending
 from orchestration.environment import dcpy_python, problem_with_dcpy
 from orchestration.forkserver import Forkserver, Process
 from orchestration.generate import (
@@ -37,16 +38,16 @@ from orchestration.generate import (
     warnings,
 )
 from orchestration.graphql import query
-from orchestration.instance import add_starter_partitions, prepare_dagster_home
+from orchestration.instance import add_starter_partitions, open_instance, prepare_dagster_home
 from orchestration.products import Product, read_products
 from orchestration.services import Service
 from orchestration.storage import lifecycle_dir
 from orchestration.watch import Watch
 
 GRACE_SECONDS = 20.0
-# How long the UI waits for locations before it comes up without those that are slow.
-PATIENCE_SECONDS = 3.0
 LOOK_SECONDS = 1.0
+# The longest pause between two locations when the UI reloads all.
+RELOAD_PAUSE_SECONDS = 2.0
 SHORT_LIFE_SECONDS = 10.0
 
 
@@ -155,16 +156,20 @@ class Supervisor:
         self.leaving: list[CodeServer] = []
         self.webserver: Service | None = None
         self.daemon: Service | None = None
-        self.runs: list[Service] = []
+        self.runs: dict[str, Service] = {}
         self.tasks: list[Process] = []
-        self.refreshing: Process | None = None
         self._waiting: list[tuple[CodeServer, Any]] = []
         self._stopping = False
         self._parent = os.getppid()
         self._announced = False
         self._published: list[str] = []
+        # What the webserver asks to reload only because it reads its workspace file again.
+        self._spared: set[str] = set()
+        self._last_reload = -math.inf
         self._last_look = 0.0
-        self.folder = Path(tempfile.mkdtemp(prefix="orchestration-"))
+        # The name of a Unix socket has room for some hundred characters.
+        short = "/tmp" if len(tempfile.gettempdir()) > 60 else None
+        self.folder = Path(tempfile.mkdtemp(prefix="orchestration-", dir=short))
         self.selector = selectors.DefaultSelector()
         self._listen()
         prepare_dagster_home()
@@ -213,11 +218,10 @@ class Supervisor:
             return 1
         self.tasks.append(self._task(self._warn_of_dcpy))
         self._sync()
-        started = time.monotonic()
         while not self._stopping:
             self._attend()
             if self.webserver is None:
-                if self._settled or time.monotonic() - started > PATIENCE_SECONDS:
+                if self._servable:
                     self._start_dagster()
                 continue
             if not self._announced:
@@ -226,13 +230,24 @@ class Supervisor:
                 return 1
             if time.monotonic() - self._last_look > LOOK_SECONDS:
                 self._look_for_changes()
-            if self._published != list(self.code_servers) and self._settled:
+            if self._published != list(self.code_servers) and self._servable and self._is_quiet:
                 self._publish()
         return 0
 
     @property
     def _settled(self) -> bool:
         return all(server.is_settled for server in self.code_servers.values())
+
+    @property
+    def _servable(self) -> bool:
+        """Whether all locations answer that can be waited for."""
+        return all(server.is_settled or server.is_slow for server in self.code_servers.values())
+
+    @property
+    def _is_quiet(self) -> bool:
+        """Whether the UI is not reloading all: that would end with the locations it began with."""
+        since = time.monotonic() - self._last_reload
+        return not self._waiting and since > RELOAD_PAUSE_SECONDS
 
     def _attend(self) -> None:
         """Waits a moment for something to happen, and does what there is to do."""
@@ -243,18 +258,23 @@ class Supervisor:
         for server in [*self.code_servers.values(), *self.leaving]:
             server.attend()
         self.leaving = [server for server in self.leaving if server.services]
-        self.runs = [run for run in self.runs if run.process.poll() is None]
+        for run_id, run in list(self.runs.items()):
+            if (status := run.process.poll()) is not None:
+                del self.runs[run_id]
+                if status:
+                    self._note_death(run_id, ending(status))
         self.tasks = [task for task in self.tasks if task.poll() is None]
         for service in self._services():
             if not service.is_shown:
                 self._show(service)
         for server, stream in list(self._waiting):
-            if server.is_settled:
+            if server.is_settled or server in self.leaving or not server.services:
                 self._waiting.remove((server, stream))
-                _reply(stream, {})
+                self._last_reload = time.monotonic()
+                _reply(stream, {"is_replaced": True})
 
     def _services(self) -> set[Service]:
-        services = [self.webserver, self.daemon, *self.runs]
+        services = [self.webserver, self.daemon, *self.runs.values()]
         for server in [*self.code_servers.values(), *self.leaving]:
             services += server.services
         return {service for service in services if service is not None}
@@ -283,7 +303,7 @@ class Supervisor:
                 self._generate()
             if self.watch.workspace_changed():
                 self._sync()
-        except OrchestrationError as error:
+        except (OrchestrationError, OSError) as error:
             _say(f"{error}\nNothing was changed; everything goes on as it was.")
         if self.watches:
             for name in self.watch.changed_locations(self.products):
@@ -293,10 +313,10 @@ class Supervisor:
 
     def _sync(self) -> None:
         """Starts the servers of new locations and ends those of removed ones."""
-        existing = generated_locations()
-        wanted = [name for name in self.selection.locations(self.products) if name in existing]
         if not self.watches and self.webserver:
             self.products = read_products(products_file(self.root))
+        existing = generated_locations()
+        wanted = [name for name in self.selection.locations(self.products) if name in existing]
         for name in [name for name in self.code_servers if name not in wanted]:
             server = self.code_servers.pop(name)
             server.end()
@@ -312,10 +332,23 @@ class Supervisor:
         slugs = [product.slug for product in self.products]
 
         def seed() -> None:
-            with DagsterInstance.get() as instance:
-                add_starter_partitions(instance, slugs)
+            with open_instance(lambda instance: add_starter_partitions(instance, slugs)):
+                pass
 
         return self._task(seed)
+
+    def _note_death(self, run_id: str, how: str) -> None:
+        """Has the run fail whose process ended before it could say how the run went."""
+
+        def note() -> None:
+            with DagsterInstance.get() as instance:
+                run = instance.get_run_by_id(run_id)
+                if run and run.status is DagsterRunStatus.CANCELING:
+                    instance.report_run_canceled(run, f"The run's process {how}.")
+                elif run and not run.is_finished:
+                    instance.report_run_failed(run, f"The run's process {how}.")
+
+        self.tasks.append(self._task(note))
 
     def _warn_of_dcpy(self) -> None:
         """Says which interpreter cannot run the checkout's dcpy, before a stage finds out."""
@@ -374,16 +407,20 @@ class Supervisor:
     def _publish(self) -> None:
         """Tells webserver and daemon that there are other locations now.
 
-        The webserver reads its workspace file again, asking every server to reload, which they do
-        not do for the moment. The daemon is started again; runs do not depend on it.
+        The webserver reads its workspace file again, asking every server to reload, which none
+        does this time. The daemon is started again; runs do not depend on it.
         """
         self._write_workspace()
         url = f"http://{self.host}:{self.port}"
-        self.refreshing = self._task(lambda: _reload_workspace(url))
+        self._spared = set(self.code_servers)
+        refreshing = self._task(lambda: _reload_workspace(url))
         assert self.daemon
         self.daemon.process.terminate()
-        while self.daemon.process.poll() is None or self.refreshing.poll() is None:
+        while self.daemon.process.poll() is None or refreshing.poll() is None:
             self._attend()
+            if self._stopping:
+                return
+        self._spared.clear()
         self.daemon = self._start_daemon()
         _say(f"{len(self.code_servers)} code locations: {', '.join(self.code_servers)}")
 
@@ -411,22 +448,30 @@ class Supervisor:
             return
         match message:
             case {"do": "run", "run_id": str(run_id), "command": list(command)}:
-                run = Service(f"run {run_id[:8]}", self.forkserver, command, env=self.env)
-                self.runs.append(run)
+                try:
+                    run = Service(f"run {run_id[:8]}", self.forkserver, command, env=self.env)
+                except OSError as error:
+                    _reply(stream, {"error": f"no process for the run: {error.strerror}"})
+                    return
+                self.runs[run_id] = run
                 _reply(stream, {"pid": run.process.pid})
             case {"do": "reload", "location": str(name)} if name in self.code_servers:
-                if self.refreshing is None or self.refreshing.poll() is not None:
-                    self.code_servers[name].load()
+                if name in self._spared:
+                    self._spared.remove(name)
+                    _reply(stream, {"is_replaced": False})
+                    return
+                self.code_servers[name].load()
                 self._waiting.append((self.code_servers[name], stream))
             case {"do": "reload", "location": _}:
-                _reply(stream, {})
+                _reply(stream, {"is_replaced": False})
             case _:
                 _reply(stream, {"error": f"not understood: {message}"})
 
     def close(self) -> None:
         """Ends everything: runs first, so that they can say that they were interrupted."""
-        servers = self._services() - set(self.runs)
-        for services, seconds in ((self.runs, GRACE_SECONDS / 2), (servers, GRACE_SECONDS / 4)):
+        runs = set(self.runs.values())
+        servers = self._services() - runs
+        for services, seconds in ((runs, GRACE_SECONDS / 2), (servers, GRACE_SECONDS / 4)):
             for service in services:
                 if service.process.poll() is None:
                     service.process.terminate()

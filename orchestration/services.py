@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from orchestration.forkserver import Forkserver, Process
 
 TAIL_LINES = 40
+MAX_LINE = 65_536
 
 
 class Service:
@@ -21,7 +22,7 @@ class Service:
         command: Sequence[str],
         *,
         env: Mapping[str, str],
-        on_reload: Callable[[], None] | None = None,
+        on_reload: Callable[[], bool] | None = None,
     ) -> None:
         self.name = name
         self.started = time.monotonic()
@@ -58,7 +59,7 @@ class Service:
         except BlockingIOError:
             return True
         *lines, self._pending = (self._pending + chunk).split(b"\n")
-        if not chunk and self._pending:
+        if self._pending and (not chunk or len(self._pending) > MAX_LINE):
             lines, self._pending = [*lines, self._pending], b""
         for line in lines:
             text = line.decode(errors="replace")

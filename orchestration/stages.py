@@ -18,7 +18,7 @@ from orchestration.environment import (
     dcpy_python,
     load_environment,
 )
-from orchestration.lifecycle import StepResult, run_step
+from orchestration.lifecycle import StepResult, failing, run_step
 from orchestration.metadata import of_process, table
 from orchestration.partitions import BuildKey, read_build_key, schema_name
 from orchestration.recipes import YAML_LOADER
@@ -93,8 +93,7 @@ def run_stage(context: AssetExecutionContext, product: Product, stage: str) -> d
 
     Raises Failure with a sentence that names the product.
     """
-    work = WORK[stage]
-    try:
+    with failing(f"Product {product.id!r}"):
         partition = context.partition_key
         key = read_build_key(partition)
         lifecycle = lifecycle_dir()
@@ -113,9 +112,8 @@ def run_stage(context: AssetExecutionContext, product: Product, stage: str) -> d
                 f"Another run is working on partition {partition!r}; waiting for it to end."
             ),
         ):
-            return work(context, build)
-    except OrchestrationError as error:
-        raise Failure(f"Product {product.id!r}: {error}") from error
+            metadata = WORK[stage](context, build)
+    return metadata
 
 
 def _plan(context: AssetExecutionContext, build: Build) -> dict[str, Any]:
@@ -264,7 +262,10 @@ def _step(
 
 def _read_lock(folder: Path) -> dict[str, Any]:
     path = folder / LOCK_FILE
-    data = yaml.load(path.read_text(encoding="utf-8"), Loader=YAML_LOADER)
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=YAML_LOADER)
+    except (yaml.YAMLError, ValueError):
+        data = None
     if not isinstance(data, dict):
         raise OrchestrationError(f"{path} is not a lock file. Materialize plan again.")
     return data

@@ -10,7 +10,8 @@ Below the lifecycle folder:
 Each result is a symbolic link to a folder beside it that never changes once it is published. A
 stage writes to a new folder; when it succeeded, the link is replaced in one step. A stage that
 fails, or is killed, leaves the earlier result as it was. A folder's path stays the same when it is
-published, so paths that dcpy wrote down in it stay right.
+published, so paths that dcpy wrote down in it stay right. The folder that a link led to before
+stays until the next attempt at that result, for those who are reading in it.
 """
 
 import fcntl
@@ -46,8 +47,10 @@ def build_folder(lifecycle: Path, slug: str, partition: str) -> Path:
 
 
 def make_private(folder: Path) -> Path:
-    """Creates the folder, readable by its owner only."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """Creates the folder, and those above it that there are not yet, readable by the owner only."""
+    if not folder.is_dir():
+        make_private(folder.parent)
+        folder.mkdir(exist_ok=True, mode=0o700)
     return folder
 
 
@@ -82,19 +85,20 @@ def staged(result: Path, stage: str) -> Iterator[Staging]:
     token = secrets.token_hex(4)
     folder = result.parent / f".{result.name}.{token}"
     log = result.parent / f".{result.name}.{token}.log"
-    folder.mkdir()
+    folder.mkdir(mode=0o700)
     try:
         yield Staging(folder, log)
         log.touch()
         log.rename(folder / f"{stage}.log")
         _point(result, folder)
     except BaseException:
-        if log.exists():
-            log.replace(failed_log(result, stage))
-        shutil.rmtree(folder, ignore_errors=True)
+        # An interrupt can come when the new result is in its place already.
+        if _current(result) != folder.name:
+            if log.exists():
+                log.replace(failed_log(result, stage))
+            shutil.rmtree(folder, ignore_errors=True)
         raise
     failed_log(result, stage).unlink(missing_ok=True)
-    _remove_leftovers(result)
 
 
 def _point(link: Path, target: Path) -> None:
@@ -103,8 +107,12 @@ def _point(link: Path, target: Path) -> None:
     new.replace(link)
 
 
+def _current(result: Path) -> str | None:
+    return os.readlink(result) if result.is_symlink() else None
+
+
 def _remove_leftovers(result: Path) -> None:
-    current = os.readlink(result) if result.is_symlink() else None
+    current = _current(result)
     # Exactly an attempt's names: those of `v1` must not be taken for those of `v1.20260101`.
     attempt = re.compile(rf"\.{re.escape(result.name)}\.[0-9a-f]{{8}}(\.log|\.link)?")
     for entry in result.parent.iterdir():

@@ -4,7 +4,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from dagster import DagsterInvalidDefinitionError, Definitions
+from dagster import DagsterError, Definitions
 
 from orchestration import OrchestrationError
 
@@ -22,10 +22,10 @@ def with_team_definitions(definitions: Definitions, folder: Path, slug: str) -> 
     if not path.is_file():
         return definitions
     team = _load(path, slug)
-    merged = Definitions.merge(definitions, team)
     try:
+        merged = Definitions.merge(definitions, team)
         Definitions.validate_loadable(merged)
-    except DagsterInvalidDefinitionError as error:
+    except DagsterError as error:
         raise OrchestrationError(
             f"{path} does not go with its product's location: {error}"
         ) from error

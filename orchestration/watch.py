@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from orchestration.checkout import PRODUCTS_FILE, PROJECT_ROOT, product_folder, templates_folder
@@ -21,6 +22,7 @@ class Watch:
     def __init__(self, root: Path, project: Path = PROJECT_ROOT) -> None:
         self._root, self._project = root, project
         self._seen: dict[str, Fingerprint] = {}
+        self._templates = self._template_ids()
 
     def products_changed(self) -> bool:
         """Whether products.yml or a template of the generated modules has changed."""
@@ -45,7 +47,28 @@ class Watch:
                 folder / product.recipe,
                 *(own if (folder / "definitions.py") in own else folder.glob("*.yml")),
             ]
-        return {name for name, paths in files.items() if self._has_changed(name, paths)}
+        changed = {name for name, paths in files.items() if self._has_changed(name, paths)}
+        return changed | self._with_other_sources(products)
+
+    def _with_other_sources(self, products: Sequence[Product]) -> set[str]:
+        """The products whose recipes seem to name an ingest template that has come or gone.
+
+        The text is searched, not read: that is for the location's own process, which may fail.
+        """
+        before, self._templates = self._templates, self._template_ids()
+        if not (names := before ^ self._templates):
+            return set()
+        found = set()
+        for product in products:
+            for recipe in product_folder(self._root, product.folder).glob("*.yml"):
+                with suppress(OSError):
+                    text = recipe.read_text(encoding="utf-8", errors="replace")
+                    if any(name in text for name in names):
+                        found.add(product.slug)
+        return found
+
+    def _template_ids(self) -> set[str]:
+        return {path.stem for path in templates_folder(self._root).glob("*.yml")}
 
     def _has_changed(self, name: str, files: Iterable[Path]) -> bool:
         now = _fingerprint(files)

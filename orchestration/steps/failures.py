@@ -8,6 +8,7 @@ first row that fits is used, those of the stage before those of all stages.
 
 import re
 import sys
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,7 +42,7 @@ INGEST: Rows = [
     ),
     (
         "FileNotFoundError",
-        r"'(?P<path>[^']*None[^']*)'",
+        r"'(?P<path>[^']*(?<![a-zA-Z])None(?![a-z])[^']*)'",
         "The template needs a version: without one its source is {path}. Materialize a partition "
         "whose key is the version.",
     ),
@@ -107,7 +108,7 @@ INGEST: Rows = [
     ),
     (
         "ValueError",
-        r"[\[{](?P<wrong>[^\]}]+)[\]}] not found.*[\[{](?P<known>[^\]}]+)[\]}]",
+        r"ataset\S* [\[{](?P<wrong>[^\]}]+)[\]}] not found.*[\[{](?P<known>[^\]}]+)[\]}]",
         "The template has no dataset {wrong}; it has {known}. Mend `datasets_filter` in the run's "
         "config.",
     ),
@@ -119,7 +120,7 @@ INGEST: Rows = [
     ),
     (
         "AssertionError",
-        "^$",
+        "^in archive_transformed_datasets$",
         "{template} has no `acl`, without which nothing is pushed. Add one (`acl: public-read`), "
         "or run without `push`.",
     ),
@@ -506,13 +507,18 @@ def explain(error: Exception, parameters: Mapping[str, Any]) -> str:
         for kind in type(error).__mro__
         for name in (kind.__name__, f"{kind.__module__.partition('.')[0]}.{kind.__name__}")
     }
-    text = str(error).strip()
+    text = str(error).strip() or _place(error)
     first = text.partition("\n")[0]
     for types, pattern, sentence in TABLES[parameters["stage"]] + ANY:
         if names.intersection(types.split()) and (match := re.search(pattern, text)):
             fields = {**parameters, **_groups(match), **_more(parameters), "text": first}
             return f"{parameters['subject']}: {sentence.format_map(fields)}"
-    return f"{parameters['subject']}: dcpy raised {type(error).__name__}: {first or 'no message'}"
+    return f"{parameters['subject']}: dcpy raised {type(error).__name__}: {first}"
+
+
+def _place(error: Exception) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"in {frames[-1].name}" if frames else "no message"
 
 
 def _groups(match: re.Match[str]) -> dict[str, str]:

@@ -26,28 +26,29 @@ def problem_with_dcpy(checkout: Path, *, is_chosen: bool) -> str | None:
         )
     spec = importlib.util.find_spec("dcpy")
     mend = (
-        f"Install it with `{sys.executable} -m pip install -e {checkout}`, or set DCPY_PYTHON to "
-        "an interpreter that has it."
+        f"install the checkout's with `{sys.executable} -m pip install -e {checkout}`, or set "
+        "DCPY_PYTHON to an interpreter that has it."
     )
     if spec is None:
-        return f"dcpy is not installed in {sys.executable}. {mend}"
+        return f"dcpy is not installed in {sys.executable}: {mend}"
     folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
     package = next((folder.resolve() for folder in folders if (folder / INGEST).is_file()), None)
     if package is None:
         found = folders[0] if folders else spec.origin
         return (
             f"The dcpy in {found} is not NYC Planning's (PyPI has another package of that name). "
-            f"Uninstall it. {mend}"
+            f"Uninstall it, and {mend}"
         )
     is_of_a_checkout = (package.parent / "ingest_templates").is_dir()
     if own.is_dir() and is_of_a_checkout and package != own.resolve():
         return (
             f"The dcpy in {sys.executable} belongs to the checkout {package.parent}, not to "
-            f"{checkout}. {mend}"
+            f"{checkout}: {mend}"
         )
     return None
 
 
 if __name__ == "__main__":
     problem = problem_with_dcpy(Path(sys.argv[1]), is_chosen="chosen" in sys.argv[2:])
-    sys.exit(problem)
+    print(problem or "")
+    sys.exit(1 if problem else 0)

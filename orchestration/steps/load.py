@@ -14,21 +14,24 @@ def load(parameters: dict[str, Any]) -> dict[str, Any]:
 
     call = bind(load_source_data_from_resolved_recipe, parameters)
     result = load_source_data_from_resolved_recipe(*call.args, **call.kwargs)
-    return {
-        "datasets": [
-            {
-                "id": dataset.id,
-                "version": dataset.version,
-                "file_type": str(dataset.file_type),
-                "destination_type": str(dataset.destination_type),
-                "destination": str(dataset.destination)
-                if isinstance(dataset.destination, str | Path)
-                else type(dataset.destination).__name__,
-            }
-            for versions in result.datasets.values()
-            for dataset in versions.values()
-        ]
-    }
+    return {"datasets": describe(result)}
+
+
+def describe(result: Any) -> list[dict[str, str]]:
+    """The loaded datasets: what each is, and where it went."""
+    return [
+        {
+            "id": dataset.id,
+            "version": dataset.version,
+            "file_type": str(dataset.file_type),
+            "destination_type": str(dataset.destination_type),
+            "destination": str(dataset.destination)
+            if isinstance(dataset.destination, str | Path)
+            else type(dataset.destination).__name__,
+        }
+        for versions in result.datasets.values()
+        for dataset in versions.values()
+    ]
 
 
 def bind(dcpy_load: Callable[..., Any], parameters: dict[str, Any]) -> inspect.BoundArguments:

@@ -1,0 +1,87 @@
+"""What all tests share: an environment that is the same everywhere, and real checkouts."""
+
+import importlib.util
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from orchestration.checkout import PROJECT_ROOT, SAMPLE_ROOT
+from tests.helpers import NYC
+
+# Whoever runs the tests has settings of their own, none of which may decide how they end.
+OTHER_PEOPLES = re.compile(
+    r"(DAGSTER|DCPY|BUILD|ORCHESTRATION)_|(DATA_ENGINEERING_ROOT|CI|PRODUCTS_DIR|TEMPLATE_DIR)$"
+)
+
+settings.register_profile("tests", database=None, deadline=None, derandomize=True)
+settings.load_profile("tests")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _pinned_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in os.environ:
+            if OTHER_PEOPLES.match(name):
+                patch.delenv(name)
+        patch.setenv("DATA_ENGINEERING_ROOT", str(SAMPLE_ROOT))
+        patch.setenv("DCPY_LIFECYCLE_DATA_DIR", str(tmp_path_factory.mktemp("lifecycle")))
+        patch.setenv("DAGSTER_DISABLE_TELEMETRY", "1")
+        yield
+
+
+@pytest.fixture
+def lifecycle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A lifecycle folder of the test's own."""
+    folder = tmp_path / "lifecycle"
+    folder.mkdir()
+    monkeypatch.setenv("DCPY_LIFECYCLE_DATA_DIR", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def nyc() -> Path:
+    """The real product list, recipes and templates of the data-engineering team."""
+    if not NYC.is_dir():
+        pytest.skip(f"the real templates and recipes are not on this machine ({NYC})")
+    return NYC
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of the program, to generate into."""
+    copy = tmp_path / "project"
+    for name in ("orchestration", "templates"):
+        ignored = shutil.ignore_patterns("__pycache__", ".venv")
+        shutil.copytree(PROJECT_ROOT / name, copy / name, ignore=ignored)
+    shutil.copy(PROJECT_ROOT / "workspace.yaml", copy)
+    return copy
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of the sample as a checkout of data alone, to change: it has no dcpy."""
+    copy = tmp_path / "data-engineering"
+    for name in ("products", "ingest_templates", "data"):
+        shutil.copytree(SAMPLE_ROOT / name, copy / name)
+    return copy
+
+
+@pytest.fixture(scope="session")
+def sample_dcpy(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment in which stages find the sample's dcpy.
+
+    Empty where it is installed in this interpreter, as `make test` sees to.
+    """
+    found = importlib.util.find_spec("dcpy")
+    if found and found.origin and Path(found.origin).is_relative_to(SAMPLE_ROOT):
+        return {}
+    python = tmp_path_factory.mktemp("bin") / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH="{SAMPLE_ROOT}" exec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    return {"DCPY_PYTHON": str(python)}
