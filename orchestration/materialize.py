@@ -119,7 +119,9 @@ def _wording(record: logging.LogRecord) -> str:
     event: DagsterEvent | None = meta["dagster_event"]
     if event is None:
         return textwrap.indent(meta["orig_message"], "    ")
-    asset = (event.step_key or "").replace("__", "/", 1)
+    step = event.step_key or ""
+    product, _, stage = step.rpartition("__")
+    asset = f"{product}/{stage}" if stage in STAGES else step.replace("__", "/", 1)
     match event.event_type:
         case DagsterEventType.RUN_START:
             return f"Run {event.job_name} {meta['run_id']}"
