@@ -1,5 +1,6 @@
 VENV := orchestration/dagster/.venv
 PYTHON := $(VENV)/bin/python
+MOTO := $(VENV)/moto
 SAMPLE := sample/data-engineering
 HOST ?= 127.0.0.1
 PORT ?= 3000
@@ -21,10 +22,10 @@ lint: $(VENV)/installed-dev
 
 # Always on the bundled sample; on a real checkout, too, where DATA_ENGINEERING_ROOT names one and
 # DCPY_PYTHON an interpreter with its dcpy.
-test: $(VENV)/installed-dev
+test: $(VENV)/installed-dev $(if $(DCPY_PYTHON),$(MOTO)/installed)
 	@$(MAKE) --no-print-directory dcpy DATA_ENGINEERING_ROOT=$(SAMPLE) DCPY_PYTHON=
 	DATA_ENGINEERING_ROOT=$(SAMPLE) $(PYTHON) -m orchestration generate --check
-	$(PYTHON) -m pytest
+	PATH="$(abspath $(MOTO)/bin):$$PATH" $(PYTHON) -m pytest
 
 bench: $(VENV)/installed
 	$(PYTHON) -m benchmarks
@@ -37,6 +38,12 @@ $(VENV)/installed: requirements.txt
 
 $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
+	touch $@
+
+# The emulator of the team's storage, in a venv of its own: it writes certificates into it.
+$(MOTO)/installed:
+	python3 -m venv $(MOTO)
+	$(MOTO)/bin/python -m pip install --quiet --disable-pip-version-check 'moto[proxy,s3]==5.2.5'
 	touch $@
 
 # The checkout's own dcpy goes into the project's venv, unless another interpreter runs it.
