@@ -11,6 +11,7 @@ class OrchestrationError(Exception):
 
 def explained(error: OSError) -> str:
     """What the system did not do, and what to do about it, in two sentences."""
-    where = f" ({error.filename})" if error.filename else ""
+    file = error.filename2 or error.filename
+    where = f" ({file})" if file else ""
     advice = "Free some space" if error.errno in DISK_FULL else "Put that right"
     return f"{error.strerror or error}{where}. {advice}, then run this again."

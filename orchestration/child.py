@@ -86,6 +86,8 @@ def run(
     """
     started = time.monotonic()
     output = _Output(context, log, redact)
+    reaper.adopt_orphans()
+    unrelated = reaper.descendants({os.getpid()})
     process = subprocess.Popen(
         [sys.executable, "-I", "-S", reaper.__file__, str(grace), *command],
         cwd=cwd,
@@ -97,15 +99,17 @@ def run(
     )
     assert process.stdin and process.stdout
     try:
-        output.copy(process.stdout.fileno())
+        output.copy(process)
         returncode = process.wait()
     finally:
         # Closing its standard input is what tells the reaper to end the command.
         process.stdin.close()
-        output.copy(process.stdout.fileno(), seconds=grace + REAPER_SECONDS)
+        output.copy(process, seconds=grace + REAPER_SECONDS)
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        if process.wait() == -signal.SIGKILL:
+            # The reaper itself was killed: what it looked after is this process's now.
+            reaper.end_descendants(except_for=unrelated)
         process.stdout.close()
         output.close()
     return Finished(returncode, time.monotonic() - started, output.tail)
@@ -131,21 +135,24 @@ class _Output:
         """The last lines so far."""
         return "\n".join(self._tail)
 
-    def copy(self, fd: int, seconds: float = math.inf) -> None:
-        """Reads until the other end closes, or `seconds` are over."""
+    def copy(self, process: subprocess.Popen[bytes], seconds: float = math.inf) -> None:
+        """Reads until the other end closes, the process has ended, or `seconds` are over."""
+        assert process.stdout
         end = time.monotonic() + seconds
         next_event = time.monotonic() + EVENT_SECONDS
         with selectors.DefaultSelector() as selector:
-            selector.register(fd, selectors.EVENT_READ)
+            selector.register(process.stdout, selectors.EVENT_READ)
             while time.monotonic() < end:
                 if selector.select(timeout=EVENT_SECONDS):
-                    chunk = os.read(fd, 65_536)
+                    chunk = os.read(process.stdout.fileno(), 65_536)
                     self._take(self._decoder.decode(chunk, final=not chunk))
                     if not chunk:
                         return
                 if time.monotonic() >= next_event:
                     self._send_event()
                     next_event = time.monotonic() + EVENT_SECONDS
+                    if process.poll() is not None:
+                        end = min(end, next_event)
 
     @property
     def _is_full(self) -> bool:

@@ -52,6 +52,8 @@ class CodeServer:
         self._restart_at = 0.0
         self._quick_ends = 0
         self.problem: str | None = None
+        self.replaced = 0
+        """How often another server has taken over."""
         self.load()
 
     @property
@@ -141,6 +143,7 @@ class CodeServer:
             if self._serving:
                 self._retire(self._serving)
             self._serving, self._loading = loading, None
+            self.replaced += 1
         elif loading.age > LOAD_SECONDS:
             loading.process.kill()
             self._fail(f"It did not load within {LOAD_SECONDS:.0f} seconds", loading)
@@ -154,8 +157,9 @@ class CodeServer:
         print(f"[{self.name}] {what}", flush=True)
         tail = failed.tail.replace("\0", "\N{REPLACEMENT CHARACTER}")[-MAX_EXCUSE:]
         self._excuse = f"{what}. The end of its output:\n{tail or '(nothing)'}"
-        if is_first and status == EXCEPTION_STATUS:
-            # An ordinary exception. Dagster shows it best, once it is asked for the location.
+        if is_first and status == EXCEPTION_STATUS and "MemoryError" not in tail:
+            # An ordinary exception. Dagster shows it best, once it is asked for the location. Where
+            # memory is too short for loading it, though, it is for a server, too.
             self._loading = self._start(f"{LOCATIONS_PACKAGE}.{self.name}", *lazy)
         else:
             self._loading = self._start(

@@ -52,6 +52,7 @@ PRELOADED = (
     "upath.implementations.local",
 )
 
+TERMINATION_EVENT = "_server_termination_event"
 # More than a server takes from being told to stop until it refuses requests.
 STOPPING_SECONDS = 0.05
 
@@ -87,10 +88,10 @@ def replace_reload(reload: Callable[[], bool]) -> None:
     server, reply = _reload_target()
 
     def reload_code(self: Any, request: Any, context: Any) -> Any:
-        if reload():
-            # The webserver loads the location as soon as it has the answer, over a connection that
-            # it may have open to this server. Told to stop, this one takes no more requests on it.
-            self._server_termination_event.set()
+        # The webserver loads the location as soon as it has the answer, over a connection that it
+        # may have open to this server. Told to stop, this one takes no more requests on it.
+        if reload() and (event := getattr(self, TERMINATION_EVENT, None)):
+            event.set()
             time.sleep(STOPPING_SECONDS)
         return reply()
 

@@ -17,8 +17,6 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol
 
-from orchestration import dagster_internals
-
 SCRIPTS = ("dagster", "dagster-webserver", "dagster-daemon")
 HANDLED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -61,6 +59,8 @@ class Forkserver:
 
     def _preload(self) -> bool:
         try:
+            from orchestration import dagster_internals
+
             dagster_internals.preload()
         except ImportError as error:
             print(f"warning: starting stock servers, which is slow: {error}", flush=True)
@@ -137,6 +137,8 @@ def _console_script(
     script: Callable[[], None], command: Sequence[str], on_reload: Callable[[], bool] | None
 ) -> None:
     if on_reload:
+        from orchestration import dagster_internals
+
         dagster_internals.replace_reload(on_reload)
     # This project's modules are small, and a reload must find them as they are on disk.
     for name in [name for name in sys.modules if name.partition(".")[0] == "orchestration"]:

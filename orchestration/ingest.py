@@ -129,7 +129,7 @@ def _ingest(
     for warning in template.warnings:
         context.log.warning(f"{subject}: {warning}")
     with failing(subject):
-        version = check_key(context.partition_key)
+        version = check_key(context.partition_key if context.has_partition_key else "")
         root, lifecycle, python = checkout_root(), lifecycle_dir(), dcpy_python(None)
         result = ingest_result(lifecycle, template.id, version)
         with (

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import yaml
 from dagster import DagsterInstance
+from sqlalchemy.exc import DatabaseError
 
+from orchestration import OrchestrationError
 from orchestration.checkout import PROJECT_ROOT
 from orchestration.partitions import STARTER_KEYS, build_partitions
 from orchestration.storage import lifecycle_dir, locked, make_private
@@ -56,12 +58,21 @@ def open_instance(prepare: Callable[[DagsterInstance], None]) -> Iterator[Dagste
 
     Only one process at a time gets so far: neither creating Dagster's database nor adding
     partitions to it is safe against another process that does the same.
+
+    Raises OrchestrationError when the database cannot be written, then or later.
     """
-    with ExitStack() as stack:
-        with locked(Path(os.environ["DAGSTER_HOME"], "instance"), waiting=lambda: None):
-            instance = stack.enter_context(DagsterInstance.get())
-            prepare(instance)
-        yield instance
+    home = Path(os.environ["DAGSTER_HOME"])
+    try:
+        with ExitStack() as stack:
+            with locked(home / "instance", waiting=lambda: None):
+                instance = stack.enter_context(DagsterInstance.get())
+                prepare(instance)
+            yield instance
+    except DatabaseError as error:
+        raise OrchestrationError(
+            f"Dagster's database in {home} cannot be used: {error.orig}. Make sure that its disk "
+            "has room, then run this again."
+        ) from error
 
 
 def add_partition(instance: DagsterInstance, name: str, key: str) -> None:

@@ -29,7 +29,7 @@ def failing(subject: str) -> Iterator[None]:
     try:
         yield
     except OrchestrationError as error:
-        raise Failure(f"{subject}: {error}") from error
+        raise Failure(f"{subject}: {error}") from None
     except OSError as error:
         raise Failure(
             f"{subject}: {explained(error)} The earlier result, if there is one, is as it was."

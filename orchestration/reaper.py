@@ -8,6 +8,7 @@ their own included: on Linux they are all adopted by this process. Exits as the 
 Standard library only, and no import of this project: it has to start in a few milliseconds.
 """
 
+import contextlib
 import os
 import select
 import signal
@@ -106,21 +107,37 @@ def living(child: int, statuses: dict[int, int]) -> set[int]:
         except ProcessLookupError:
             return set()
         return {-child}
+    return descendants({os.getpid()})
+
+
+def descendants(ancestors: set[int]) -> set[int]:
+    """The processes below those, on Linux; of the ended ones, this process's own children."""
     parents: dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                stat = (entry / "stat").read_text(errors="replace")
-            except OSError:
-                continue
-            state, parent = stat.rpartition(")")[2].split()[:2]
-            if state != "Z" or int(parent) == os.getpid():
-                parents[int(entry.name)] = int(parent)
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            stat = path.read_text(errors="replace")
+        except OSError:
+            continue
+        state, parent = stat.rpartition(")")[2].split()[:2]
+        if state != "Z" or int(parent) == os.getpid():
+            parents[int(path.parent.name)] = int(parent)
     found: set[int] = set()
-    new = {os.getpid()}
+    new = ancestors
     while new := {pid for pid, parent in parents.items() if parent in new} - found:
         found |= new
     return found
+
+
+def end_descendants(except_for: set[int]) -> None:
+    """Kills all that descends from this process, apart from those and what descends from them."""
+    while left := descendants({os.getpid()}) - except_for - descendants(except_for):
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for pid in left:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+        time.sleep(0.02)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """Keeps secrets out of logs and metadata."""
 
+import json
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote, quote_plus, unquote
 
 MASK = "***"
 SECRET_NAME = re.compile(
@@ -37,7 +39,7 @@ class Redactor:
             for pattern in WHOLE_URL_PASSWORD:
                 found.update(pattern.findall(value))
         found |= {unquote(secret) for secret in found}
-        found |= {quote(secret, safe="") for secret in found}
+        found.update(*map(_spellings, found))
         self._secrets = sorted(
             (secret for secret in found if len(secret) >= MIN_SECRET_LENGTH), key=len, reverse=True
         )
@@ -64,3 +66,10 @@ class Redactor:
                 return {self.text(str(key)): self.data(item) for key, item in value.items()}
             case _:
                 return value
+
+
+def _spellings(secret: str) -> set[str]:
+    """The secret as programs write it in addresses, in JSON and in Python."""
+    raw = os.fsencode(secret)
+    encoded = {quote(raw, safe=""), quote(raw), quote_plus(raw)}
+    return encoded | {json.dumps(secret)[1:-1], repr(secret)[1:-1], raw.decode(errors="replace")}

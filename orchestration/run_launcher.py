@@ -18,9 +18,7 @@ from orchestration.dagster_internals import (
     WorkerStatus,
     run_command,
 )
-from orchestration.workers import WORKER_TAG
-from orchestration.workers import is_alive as is_alive
-from orchestration.workers import process_identity as process_identity
+from orchestration.workers import WORKER_TAG, is_alive, process_identity
 
 
 class ForkedRunLauncher(DefaultRunLauncher):

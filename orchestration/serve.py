@@ -25,7 +25,7 @@ from typing import Any
 import yaml
 from dagster import DagsterInstance, DagsterRunStatus
 
-from orchestration import OrchestrationError, control, reaper
+from orchestration import OrchestrationError, control, explained, reaper
 from orchestration.checkout import PROJECT_ROOT, checkout_root, products_file
 from orchestration.code_servers import CodeServer, ending
 from orchestration.environment import dcpy_python, problem_with_dcpy
@@ -98,6 +98,8 @@ def _check_port(host: str, port: int) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
+            if port == 0:
+                raise OverflowError("port must be 1-65535.")
             probe.bind((host, port))
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
@@ -224,10 +226,12 @@ class Supervisor:
                 if self._servable:
                     self._start_dagster()
                 continue
-            if not self._announced:
-                self._announce()
             if not self._keep_dagster():
                 return 1
+            if not self._announced:
+                # A server that is replaced before Dagster watches it would go unnoticed.
+                self._announce()
+                continue
             if time.monotonic() - self._last_look > LOOK_SECONDS:
                 self._look_for_changes()
             if self._published != list(self.code_servers) and self._servable and self._is_quiet:
@@ -332,8 +336,11 @@ class Supervisor:
         slugs = [product.slug for product in self.products]
 
         def seed() -> None:
-            with open_instance(lambda instance: add_starter_partitions(instance, slugs)):
-                pass
+            try:
+                with open_instance(lambda instance: add_starter_partitions(instance, slugs)):
+                    pass
+            except OrchestrationError as error:
+                sys.exit(str(error))
 
         return self._task(seed)
 
@@ -413,6 +420,7 @@ class Supervisor:
         self._write_workspace()
         url = f"http://{self.host}:{self.port}"
         self._spared = set(self.code_servers)
+        replaced_before = sum(server.replaced for server in self.code_servers.values())
         refreshing = self._task(lambda: _reload_workspace(url))
         assert self.daemon
         self.daemon.process.terminate()
@@ -421,6 +429,9 @@ class Supervisor:
             if self._stopping:
                 return
         self._spared.clear()
+        if replaced_before != sum(server.replaced for server in self.code_servers.values()):
+            # Dagster may have loaded it from the one before.
+            self._published = []
         self.daemon = self._start_daemon()
         _say(f"{len(self.code_servers)} code locations: {', '.join(self.code_servers)}")
 
@@ -503,14 +514,17 @@ def main() -> int:
     """Runs the supervisor; `up` starts it in a process of its own."""
     settings = json.loads(sys.argv[1])
     selection = Selection(settings.pop("only"), settings.pop("owners"))
-    supervisor = Supervisor(**settings, selection=selection)
     try:
-        return supervisor.run()
+        supervisor = Supervisor(**settings, selection=selection)
+        try:
+            return supervisor.run()
+        finally:
+            supervisor.close()
     except OrchestrationError as error:
         print(error, file=sys.stderr)
-        return 1
-    finally:
-        supervisor.close()
+    except OSError as error:
+        print(explained(error), file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def run_stage(context: AssetExecutionContext, product: Product, stage: str) -> d
     Raises Failure with a sentence that names the product.
     """
     with failing(f"Product {product.id!r}"):
-        partition = context.partition_key
+        partition = context.partition_key if context.has_partition_key else ""
         key = read_build_key(partition)
         lifecycle = lifecycle_dir()
         build = Build(

@@ -185,7 +185,6 @@ def test_one_stage_can_be_done_again(workplace: Workplace) -> None:
     assert main(["materialize", "libraries/load", BUILD]) == 0
     after = (workplace.libraries / "load").resolve()
     assert after != before
-    assert not before.exists()
     assert (after / "libraries_2026.1.duckdb").is_file()
 
 

@@ -53,12 +53,16 @@ def test_a_result_has_its_log_and_keeps_the_path_it_was_written_to(tmp_path: Pat
     assert result.resolve() == folder
 
 
-def test_a_new_result_replaces_the_old_one_and_leaves_nothing_of_it(tmp_path: Path) -> None:
+def test_a_new_result_replaces_the_old_one_which_stays_for_its_readers_until_the_next(
+    tmp_path: Path,
+) -> None:
     result = tmp_path / "v1"
     publish(result, "one")
-    folder = publish(result, "two")
+    second = publish(result, "two")
     assert (result / "data.csv").read_text() == "two"
-    assert contents(tmp_path) == sorted([folder.name, "v1"])
+    third = publish(result, "three")
+    assert (second / "data.csv").read_text() == "two"
+    assert contents(tmp_path) == sorted([second.name, third.name, "v1"])
 
 
 @pytest.mark.parametrize("error", [Stopped, KeyboardInterrupt])
@@ -101,8 +105,9 @@ with staged(Path(sys.argv[1]), "build") as staging:
     subprocess.run([sys.executable, "-c", killed, str(result)], cwd=PROJECT_ROOT, check=False)
     assert len(contents(tmp_path)) == 4, "the attempt left its folder and its log"
     assert (result / "data.csv").read_text() == "one"
+    old = result.resolve()
     folder = publish(result, "two")
-    assert contents(tmp_path) == sorted([folder.name, "v1"])
+    assert contents(tmp_path) == sorted([old.name, folder.name, "v1"])
 
 
 def test_a_stage_that_replaces_its_folder_is_published_all_the_same(tmp_path: Path) -> None:

@@ -1,0 +1,307 @@
+"""A version once good stays good: whatever ends a later attempt at it, and whenever."""
+
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+
+import pytest
+import yaml
+from dagster import AssetKey
+
+from orchestration.__main__ import main
+from orchestration.builds import product_definitions
+from orchestration.checkout import products_file
+from orchestration.generate import LOCATIONS, WORKSPACE, generate, render
+from orchestration.products import read_products
+from orchestration.storage import staged
+from tests.forks import (
+    Fork,
+    at_instruction,
+    command_of,
+    descendants,
+    forked,
+    kill_self,
+)
+from tests.helpers import is_running, wait_until
+from tests.materializing import failure_of
+
+KILLS = 50
+BUILD = "2026.1-1_first"
+PARTS = 12
+PART_BYTES = 20_000
+# Every part of a build holds that build's number, and nothing else.
+BUILD_SCRIPT = f"""
+import os, time
+number = str(time.time_ns())
+print(number)
+for part in range({PARTS}):
+    with open(f"{{os.environ['BUILD_ENV_OUTPUT_DIR']}}/{{part}}.part", "w") as file:
+        while file.tell() < {PART_BYTES}:
+            file.write(number + "\\n")
+        file.flush()
+        time.sleep(0.01)
+"""
+
+
+def read_build(folder: Path) -> str:
+    """The number of the one build whose whole output lies in the folder."""
+    [number] = (folder / "build.log").read_text().split()
+    for part in range(PARTS):
+        text = (folder / f"{part}.part").read_text()
+        assert len(text) >= PART_BYTES, f"part {part} ends after {len(text)} bytes"
+        assert set(text.split("\n")) == {number, ""}, f"part {part} is of another build"
+    return number
+
+
+def read_ingest(folder: Path) -> str:
+    """The folder's name, where all that an ingest leaves lies in it."""
+    assert "Running processing step 'rename_columns'" in (folder / "ingest.log").read_text()
+    for name in ("definition.lock.json", "bpl_libraries/config.json"):
+        assert (folder / name).stat().st_size > 0
+    parquet = (folder / "bpl_libraries" / "bpl_libraries.parquet").read_bytes()
+    # The format begins and ends with its name.
+    assert parquet[:4] == parquet[-4:] == b"PAR1"
+    return folder.name
+
+
+class Reader:
+    """Reads a result over and over while it is made anew, and keeps what it saw."""
+
+    def __init__(self, result: Path, read: Callable[[Path], str]) -> None:
+        self.reads = 0
+        self.seen: set[str] = set()
+        self.wrong: list[str] = []
+        self._result, self._read = result, read
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        while not self._ended.wait(0.02):
+            try:
+                self.seen.add(self._read(self._result.resolve(strict=True)))
+            except Exception as error:
+                self.wrong.append(f"{type(error).__name__}: {error}")
+            self.reads += 1
+
+    def __enter__(self) -> "Reader":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+
+@pytest.fixture
+def env(
+    lifecycle: Path, checkout: Path, sample_dcpy: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
+) -> dict[str, str]:
+    """A checkout whose libraries are built in parts, with one load to build from."""
+    monkeypatch.setenv("DATA_ENGINEERING_ROOT", str(checkout))
+    (checkout / "products" / "libraries" / "build.py").write_text(BUILD_SCRIPT)
+    load = lifecycle / "builds" / "libraries" / BUILD / "load"
+    load.mkdir(parents=True)
+    (load / "recipe.lock.yml").write_text("version: '2026.1'\n")
+    # The checkout has no dcpy; an interpreter that somebody chose may bring its own.
+    dcpy = {"DCPY_PYTHON": sys.executable, **sample_dcpy}
+    return {"DCPY_LIFECYCLE_DATA_DIR": str(lifecycle), **dcpy}
+
+
+def wait_for_end(fork: Fork, seconds: float) -> None:
+    """Waits for the time, or less where the run ends earlier."""
+    wait_until(lambda: not fork.is_running, seconds)
+
+
+def wait_for_any(fork: Fork, folder: Path, pattern: str) -> None:
+    """Waits for a file of the folder, or the run's end."""
+    wait_until(lambda: any(folder.glob(pattern)) or not fork.is_running)
+
+
+def kill_one_of(fork: Fork, chosen: random.Random) -> None:
+    """Kills the run's process, or one of its step's; none of them may stay."""
+    below = fork.descendants()
+    reapers = {pid for pid in below if b"reaper.py" in command_of(pid)}
+    step = reapers.union(*map(descendants, reapers))
+    with suppress(ProcessLookupError):
+        os.kill(chosen.choice([fork.pid, *sorted(step)]), signal.SIGKILL)
+    fork.wait(20)
+    assert wait_until(lambda: not any(map(is_running, below)), 5)
+
+
+def build_libraries() -> bool:
+    """Builds the libraries, in an instance of its own; False where that fails."""
+    definitions = product_definitions(
+        id="libraries", slug="libraries", build_command="python build.py", path="libraries"
+    )
+    return failure_of([definitions.get_assets_def(AssetKey(["libraries", "build"]))], BUILD) is None
+
+
+def ingest_branches() -> bool:
+    """Ingests a template as the command line does; False where that fails."""
+    return main(["materialize", "ingest/bpl_libraries", "20260101"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "result", "read", "kills"),
+    [
+        (build_libraries, f"builds/libraries/{BUILD}/build", read_build, KILLS * 4 // 5),
+        (ingest_branches, "ingest/bpl_libraries/20260101", read_ingest, KILLS // 5),
+    ],
+    ids=["build", "ingest"],
+)
+def test_a_reader_finds_a_whole_result_whatever_is_killed_while_it_is_made_anew(
+    tmp_path: Path,
+    lifecycle: Path,
+    env: Mapping[str, str],
+    make: Callable[[], bool],
+    result: str,
+    read: Callable[[Path], str],
+    kills: int,
+) -> None:
+    chosen = random.Random(20260101)
+    link = lifecycle / result
+
+    def making() -> AbstractContextManager[Fork]:
+        return forked(succeeds, make, log=tmp_path / "runs.log", env=env)
+
+    def seconds_to_make() -> float:
+        started = time.monotonic()
+        with making() as fork:
+            assert fork.wait() == 0, fork.output
+        return time.monotonic() - started
+
+    seconds_to_make()
+    seconds = seconds_to_make()
+    first = read(link.resolve())
+    with Reader(link, read) as reader:
+        for number in range(kills):
+            with making() as fork:
+                if number % 2:
+                    # In the step's own work, which is a part of the whole only.
+                    wait_for_any(fork, link.parent, f".{link.name}.*.log")
+                    wait_for_end(fork, chosen.uniform(0, seconds / 2))
+                else:
+                    wait_for_end(fork, chosen.uniform(0, seconds))
+                kill_one_of(fork, chosen)
+        seconds_to_make()
+    assert reader.wrong == []
+    assert reader.reads > kills
+    assert {first, read(link.resolve())} <= reader.seen
+
+
+def succeeds(work: Callable[[], bool]) -> int:
+    """The exit code of a process that does the work."""
+    return 0 if work() else 1
+
+
+def write_numbered(result: Path, number: int) -> None:
+    """Publishes a result that holds the number in two files."""
+    with staged(result, "build") as staging:
+        (staging.folder / "data.csv").write_text(str(number))
+        staging.log.write_text(str(number))
+
+
+def number_in(result: Path) -> int:
+    """The number that a whole result holds."""
+    [number] = {(result / name).read_text() for name in ("data.csv", "build.log")}
+    return int(number)
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def check_every_instruction(result: Path, strike: Callable[[], None]) -> None:
+    """Has something strike before each instruction of a publication in turn."""
+    write_numbered(result, -1)
+    last = -1
+    for number in range(10_000):
+        if (pid := os.fork()) == 0:
+            sys.settrace(at_instruction(number, "orchestration.storage", strike))
+            try:
+                write_numbered(result, number)
+            except KeyboardInterrupt:
+                os._exit(1)
+            os._exit(0)
+        _, status = os.waitpid(pid, 0)
+        found = number_in(result.resolve(strict=True))
+        assert found in (last, number), f"{found} after {last} and {number}"
+        last = found
+        if status == 0:
+            break
+    assert number > 100, "it was not struck at all"
+    assert last == number, "it is published when nothing strikes any more"
+    folders = [path for path in result.parent.iterdir() if path.is_dir() and not path.is_symlink()]
+    assert len(folders) == 2, "the last result and the one before"
+
+
+@pytest.mark.parametrize("strike", [interrupt, kill_self])
+def test_a_result_is_whole_at_whichever_instruction_its_publication_ends(
+    tmp_path: Path, strike: Callable[[], None]
+) -> None:
+    result = tmp_path / "results" / "v1"
+    with forked(check_every_instruction, result, strike, log=tmp_path / "log") as fork:
+        assert fork.wait() == 0, fork.output
+
+
+def write_products(checkout: Path, count: int) -> None:
+    products = [{"id": f"p {n}", "build_command": f"make {count}"} for n in range(count)]
+    (checkout / "products" / "products.yml").write_text(yaml.safe_dump({"products": products}))
+
+
+def time_generation(checkout: Path, project: Path) -> None:
+    """Generates, and prints how long that took."""
+    started = time.monotonic()
+    generate(checkout, project)
+    print(time.monotonic() - started)
+
+
+def generate_for(checkout: Path, project: Path, seconds: float) -> None:
+    """Generates, but is killed after so many seconds."""
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    generate(checkout, project)
+
+
+def test_every_generated_file_is_the_old_or_the_new_one_when_the_generator_is_killed(
+    tmp_path: Path, project: Path, checkout: Path
+) -> None:
+    chosen = random.Random(20260101)
+
+    def rendered() -> dict[Path, str]:
+        return render(read_products(products_file(checkout)))
+
+    def on_disk() -> dict[Path, str]:
+        files = [project / WORKSPACE, *(project / LOCATIONS).glob("*.py")]
+        return {path.relative_to(project): path.read_text() for path in files}
+
+    own = {LOCATIONS / "__init__.py": on_disk()[LOCATIONS / "__init__.py"]}
+    write_products(checkout, 8)
+    with forked(time_generation, checkout, project, log=tmp_path / "seconds") as fork:
+        assert fork.wait() == 0, fork.output
+    seconds = float(fork.output)
+    states = set()
+    for number in range(KILLS):
+        old = on_disk()
+        write_products(checkout, 4 + number % 8)
+        new = rendered() | own
+        moment = chosen.uniform(0.001, seconds)
+        with forked(
+            generate_for, checkout, project, moment, log=tmp_path / "generator.log"
+        ) as fork:
+            assert fork.wait() in (0, -signal.SIGALRM), fork.output
+        found = on_disk()
+        assert all(text in (old.get(path), new.get(path)) for path, text in found.items())
+        named = yaml.safe_load(found[WORKSPACE])["load_from"]
+        modules = [entry["python_module"]["module_name"] for entry in named]
+        assert {Path(*name.split(".")).with_suffix(".py") for name in modules} <= set(found)
+        states.add("old" if found == old else "new" if found == new else "between")
+        generate(checkout, project)
+        assert on_disk() == new
+        assert not list(project.rglob("*.generating"))
+    assert states > {"old"}, "it was never killed late enough"
