@@ -7,7 +7,7 @@ PORT ?= 3000
 
 export DATA_ENGINEERING_ROOT DCPY_PYTHON
 
-.PHONY: up generate lint test bench
+.PHONY: up generate lint test bench soak
 
 up: $(VENV)/installed dcpy
 	@exec $(PYTHON) -m orchestration up --host $(HOST) --port $(PORT)
@@ -26,6 +26,10 @@ test: $(VENV)/installed-dev $(if $(DCPY_PYTHON),$(MOTO)/installed)
 	@$(MAKE) --no-print-directory dcpy DATA_ENGINEERING_ROOT=$(SAMPLE) DCPY_PYTHON=
 	DATA_ENGINEERING_ROOT=$(SAMPLE) $(PYTHON) -m orchestration generate --check
 	PATH="$(abspath $(MOTO)/bin):$$PATH" $(PYTHON) -m pytest
+
+soak: $(VENV)/installed-dev
+	@$(MAKE) --no-print-directory dcpy DATA_ENGINEERING_ROOT=$(SAMPLE) DCPY_PYTHON=
+	$(PYTHON) -m soak
 
 bench: $(VENV)/installed
 	$(PYTHON) -m benchmarks
