@@ -7,10 +7,11 @@ import selectors
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,17 +103,38 @@ def run(
         output.copy(process)
         returncode = process.wait()
     finally:
-        # Closing its standard input is what tells the reaper to end the command.
-        process.stdin.close()
-        output.copy(process, seconds=grace + REAPER_SECONDS)
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        if process.wait() == -signal.SIGKILL:
-            # The reaper itself was killed: what it looked after is this process's now.
-            reaper.end_descendants(except_for=unrelated)
-        process.stdout.close()
-        output.close()
+        with _interrupts_held():
+            # Closing its standard input is what tells the reaper to end the command.
+            process.stdin.close()
+            output.copy(process, seconds=grace + REAPER_SECONDS)
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            if process.wait() == -signal.SIGKILL:
+                # The reaper itself was killed: what it looked after is this process's now.
+                reaper.end_descendants(except_for=unrelated)
+            process.stdout.close()
+            output.close()
     return Finished(returncode, time.monotonic() - started, output.tail)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Has interrupts wait for the block's end: whoever cancels twice must not be faster than it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    handlers = {
+        number: signal.signal(number, lambda number, _: held.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if held:
+            signal.raise_signal(held[0])
 
 
 class _Output:

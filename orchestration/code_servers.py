@@ -74,8 +74,7 @@ class CodeServer:
 
     def load(self) -> None:
         """Loads the location afresh; what serves now goes on until that is done."""
-        if self._loading:
-            self._retire(self._loading)
+        self.stop_loading()
         self._excuse = None
         self._loading = self._start(f"{LOCATIONS_PACKAGE}.{self.name}")
 
@@ -109,12 +108,23 @@ class CodeServer:
     def _loading_socket(self) -> Path:
         return self.socket.with_suffix(f".{self._count}.sock")
 
+    def stop_loading(self) -> None:
+        """Ends the server that loads, if one does, which nobody depends on.
+
+        Not gently: SIGTERM would be an exception in whatever is just being imported, which may
+        well swallow it.
+        """
+        if self._loading:
+            self._loading.process.kill()
+            self._retire(self._loading)
+            self._loading = None
+
     def end(self) -> None:
         """Ends it for good."""
-        for service in (self._serving, self._loading):
-            if service:
-                self._retire(service)
-        self._serving = self._loading = None
+        self.stop_loading()
+        if self._serving:
+            self._retire(self._serving)
+        self._serving = None
 
     def attend(self) -> None:
         """Takes the next step, if there is one; to be called again and again."""

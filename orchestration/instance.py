@@ -8,13 +8,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import yaml
-from dagster import DagsterInstance
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 from sqlalchemy.exc import DatabaseError
 
 from orchestration import OrchestrationError
 from orchestration.checkout import PROJECT_ROOT
 from orchestration.partitions import STARTER_KEYS, build_partitions
 from orchestration.storage import lifecycle_dir, locked, make_private
+from orchestration.workers import WORKER_TAG, is_alive
 
 CONFIGURATION = PROJECT_ROOT / "orchestration" / "dagster" / "dagster.yaml"
 # A partition set that no asset has: the products whose starter partitions were made already.
@@ -93,3 +94,22 @@ def add_starter_partitions(instance: DagsterInstance, slugs: Iterable[str]) -> N
             assert name
             instance.add_dynamic_partitions(name, STARTER_KEYS)
             instance.add_dynamic_partitions(SEEDED, [slug])
+
+
+def note_deaths(instance: DagsterInstance) -> None:
+    """Has the runs fail whose process has ended unnoticed, with the `up` that had started it."""
+    unfinished = RunsFilter(
+        statuses=[DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
+    )
+    for run in instance.get_runs(unfinished):
+        worker = run.tags.get(WORKER_TAG)
+        if worker and not is_alive(worker):
+            note_death(instance, run, "was killed, or the machine went down")
+
+
+def note_death(instance: DagsterInstance, run: DagsterRun, how: str) -> None:
+    """Has the run fail, or be cancelled, whose process ended before it could say how it went."""
+    if run.status is DagsterRunStatus.CANCELING:
+        instance.report_run_canceled(run, f"The run's process {how}.")
+    elif not run.is_finished:
+        instance.report_run_failed(run, f"The run's process {how}.")

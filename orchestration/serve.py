@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from dagster import DagsterInstance, DagsterRunStatus
+from dagster import DagsterInstance
 
 from orchestration import OrchestrationError, control, explained, reaper
 from orchestration.checkout import PROJECT_ROOT, checkout_root, products_file
@@ -38,7 +38,13 @@ from orchestration.generate import (
     warnings,
 )
 from orchestration.graphql import query
-from orchestration.instance import add_starter_partitions, open_instance, prepare_dagster_home
+from orchestration.instance import (
+    add_starter_partitions,
+    note_death,
+    note_deaths,
+    open_instance,
+    prepare_dagster_home,
+)
 from orchestration.products import Product, read_products
 from orchestration.services import Service
 from orchestration.storage import lifecycle_dir
@@ -335,10 +341,13 @@ class Supervisor:
     def _seed(self) -> Process:
         slugs = [product.slug for product in self.products]
 
+        def prepare(instance: DagsterInstance) -> None:
+            add_starter_partitions(instance, slugs)
+
         def seed() -> None:
             try:
-                with open_instance(lambda instance: add_starter_partitions(instance, slugs)):
-                    pass
+                with open_instance(prepare) as instance:
+                    note_deaths(instance)
             except OrchestrationError as error:
                 sys.exit(str(error))
 
@@ -349,11 +358,8 @@ class Supervisor:
 
         def note() -> None:
             with DagsterInstance.get() as instance:
-                run = instance.get_run_by_id(run_id)
-                if run and run.status is DagsterRunStatus.CANCELING:
-                    instance.report_run_canceled(run, f"The run's process {how}.")
-                elif run and not run.is_finished:
-                    instance.report_run_failed(run, f"The run's process {how}.")
+                if run := instance.get_run_by_id(run_id):
+                    note_death(instance, run, how)
 
         self.tasks.append(self._task(note))
 
@@ -480,6 +486,8 @@ class Supervisor:
 
     def close(self) -> None:
         """Ends everything: runs first, so that they can say that they were interrupted."""
+        for server in self.code_servers.values():
+            server.stop_loading()
         runs = set(self.runs.values())
         servers = self._services() - runs
         for services, seconds in ((runs, GRACE_SECONDS / 2), (servers, GRACE_SECONDS / 4)):

@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,32 @@ def test_a_build_whose_reaper_is_killed_fails_and_leaves_nothing(tmp_path: Path)
     assert len(below) >= 4
     assert not any(map(is_running, below))
     assert ended[0].returncode == -signal.SIGKILL
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def be_cancelled(folder: Path) -> None:
+    """Runs a stubborn build until a signal comes, and writes down whether it is still there."""
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        run(folder, "trap '' TERM; echo $$ > pid; while :; do sleep 0.1; done")
+    except KeyboardInterrupt:
+        pid = int((folder / "pid").read_text())
+        (folder / "left").write_text(str(is_running(pid)))
+
+
+def test_a_run_that_is_cancelled_twice_does_not_end_before_its_stubborn_build(
+    tmp_path: Path,
+) -> None:
+    with forked(be_cancelled, tmp_path, log=tmp_path / "events") as fork:
+        assert wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+        for _ in range(2):
+            os.kill(fork.pid, signal.SIGTERM)
+            time.sleep(0.2)
+        assert fork.wait(20) == 0, fork.output
+    assert (tmp_path / "left").read_text() == "False"
 
 
 def test_a_build_that_goes_elsewhere_and_removes_where_it_was_leaves_its_result_in_its_place(

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dagster import DagsterInstance, DagsterRunStatus, job
 
-from orchestration.workers import WORKER_TAG
+from orchestration.instance import note_deaths
+from orchestration.workers import WORKER_TAG, process_identity
 from tests.forks import descendants
 from tests.helpers import ORCHESTRATION, is_running, wait_until
 from tests.server import (
@@ -185,3 +187,33 @@ def test_up_listens_on_loopback_only(server: Server) -> None:
             if int(port, 16) == server.port and line.split()[3] == listening:
                 addresses.add(bytes.fromhex(address)[::-1])
     assert addresses == {bytes([127, 0, 0, 1])}
+
+
+@job
+def nothing() -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("STARTING", "FAILURE"), ("STARTED", "FAILURE"), ("CANCELING", "CANCELED")],
+)
+def test_however_far_a_run_was_when_everything_was_killed_the_next_up_shows_that_it_has_ended(
+    tmp_path: Path, before: str, after: str
+) -> None:
+    gone = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+    identity = process_identity(gone.pid)
+    gone.communicate()
+    with DagsterInstance.local_temp(str(tmp_path)) as instance:
+        workers = {"dead": identity, "alive": process_identity(os.getpid())}
+        runs = {
+            name: instance.create_run_for_job(
+                nothing, status=DagsterRunStatus[before], tags={WORKER_TAG: worker}
+            )
+            for name, worker in workers.items()
+        }
+        note_deaths(instance)
+        states = {name: instance.get_run_by_id(run.run_id) for name, run in runs.items()}
+    assert {name: run and run.status.value for name, run in states.items()} == {
+        "dead": after,
+        "alive": before,
+    }
