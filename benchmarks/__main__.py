@@ -18,7 +18,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -361,11 +361,11 @@ def running(
         try:
             yield f"http://127.0.0.1:{port}", process
         finally:
-            process.send_signal(signal.SIGINT)
-            try:
-                process.wait(60)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
+            # Not gently: `dagster dev` takes a minute to end its servers.
+            for pid in family_of(process.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            process.wait()
 
 
 def measure_start(
@@ -424,6 +424,18 @@ def launch_and_wait(url: str, selector: dict[str, str]) -> float:
 
 def memory_of(root: int) -> float:
     """The PSS of a process and its descendants, in MB."""
+    total = 0
+    for pid in family_of(root):
+        try:
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        except OSError:
+            continue
+        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total / 1024
+
+
+def family_of(root: int) -> set[int]:
+    """A process and its descendants."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -435,14 +447,7 @@ def memory_of(root: int) -> float:
     family, new = {root}, {root}
     while new := {pid for pid, parent in parents.items() if parent in new} - family:
         family |= new
-    total = 0
-    for pid in family:
-        try:
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        except OSError:
-            continue
-        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return total / 1024
+    return family
 
 
 def graphql(url: str, query: str, variables: dict[str, Any] | None = None) -> dict[str, Any]:
