@@ -28,7 +28,7 @@ import yaml
 from orchestration import OrchestrationError
 from orchestration.workers import WORKER_TAG
 from tests.forks import command_of, descendants
-from tests.helpers import wait_until
+from tests.processes import wait_until
 from tests.server import (
     LAUNCH,
     Server,

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import settings
 
 from orchestration.checkout import PROJECT_ROOT, SAMPLE_ROOT
-from tests.helpers import NYC
+from tests.processes import NYC
 
 # Whoever runs the tests has settings of their own, none of which may decide how they end.
 OTHER_PEOPLES = re.compile(

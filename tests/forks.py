@@ -13,7 +13,7 @@ from typing import Any
 
 from orchestration.__main__ import main
 from orchestration.checkout import PROJECT_ROOT
-from tests.helpers import is_running
+from tests.processes import is_running
 
 PRELOADED = [
     "tests.forks",

@@ -16,7 +16,7 @@ from pathlib import Path
 from orchestration.__main__ import main as orchestration
 from orchestration.generate import LOCATIONS, WORKSPACE
 from tests.forks import forked
-from tests.helpers import ORCHESTRATION, tree
+from tests.processes import ORCHESTRATION, tree
 
 MEGABYTE = 2**20
 BUILD = "2026.1-1_first"

@@ -27,7 +27,7 @@ import pytest
 
 from orchestration.checkout import PRODUCTS_FILE, PROJECT_ROOT
 from orchestration.environment import problem_with_dcpy
-from tests.helpers import wait_until
+from tests.processes import wait_until
 
 # As the caller has them: while tests run, the environment is pinned to the sample.
 CHECKOUT = os.environ.get("DATA_ENGINEERING_ROOT", "")

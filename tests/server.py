@@ -19,7 +19,7 @@ import yaml
 from orchestration import OrchestrationError
 from orchestration.checkout import PROJECT_ROOT, SAMPLE_ROOT
 from orchestration.graphql import query
-from tests.helpers import ORCHESTRATION, is_running, orchestration, wait_until
+from tests.processes import ORCHESTRATION, is_running, orchestration, wait_until
 
 # Every process of a server has it in its environment, and no other has that value.
 MARK = "TEST_SERVER_MARK"

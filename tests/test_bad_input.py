@@ -19,9 +19,9 @@ from orchestration.partitions import PartitionKeyError, check_key, read_build_ke
 from orchestration.products import read_products
 from orchestration.recipes import input_datasets
 from orchestration.storage import build_folder, ingest_result, locked, staged
-from tests.helpers import NYC
 from tests.materializing import failure_of, own_product
 from tests.mutations import mutated
+from tests.processes import NYC
 
 PRODUCT_LISTS = 10_000
 FILES = 1_000

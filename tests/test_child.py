@@ -19,7 +19,7 @@ from dagster import (
 from orchestration import child
 from orchestration.checkout import PROJECT_ROOT
 from orchestration.redaction import MASK, Redactor
-from tests.helpers import is_running, wait_until
+from tests.processes import is_running, wait_until
 
 LINUX = pytest.mark.skipif(
     sys.platform != "linux", reason="only Linux tells whose descendant a process is that went away"

@@ -21,8 +21,8 @@ from orchestration.checkout import SAMPLE_ROOT
 from orchestration.environment import STEPS_FOLDER, base_environment
 from orchestration.ingest import build_ingest_asset
 from orchestration.ingest_templates import read_template
-from tests.helpers import tree
 from tests.materializing import failure_of, own_product
+from tests.processes import tree
 from tests.real_dcpy import RealCheckout, run_python
 
 pytest_plugins = ["tests.real_dcpy"]

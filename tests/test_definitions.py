@@ -24,7 +24,7 @@ from orchestration.generate import LOCATIONS, WORKSPACE, render
 from orchestration.ingest import ingest_definitions
 from orchestration.products import read_products
 from orchestration.stages import STAGES
-from tests.helpers import orchestration
+from tests.processes import orchestration
 
 SNAPSHOT = Path(__file__).parent / "snapshots" / "assets.json"
 EXPECTED = {

@@ -22,7 +22,7 @@ from orchestration.generate import (
     write,
 )
 from orchestration.products import Product, read_products
-from tests.helpers import orchestration, tree
+from tests.processes import orchestration, tree
 
 AWKWARD = st.sampled_from(
     ["'", '"', "'''", "\\", "\n", "\r\n", "{{ id }}", "{% raw %}", "{# #}", "\x85", "\u2028", "é"]

@@ -15,8 +15,8 @@ from orchestration import child
 from orchestration.builds import product_definitions
 from orchestration.redaction import MASK, Redactor
 from tests.forks import command_of, descendants, forked
-from tests.helpers import is_running, wait_until
 from tests.materializing import failure_of
+from tests.processes import is_running, wait_until
 
 SECRET = "hunter2-hunter2"
 LOG_MEGABYTES = child.MAX_LOG_BYTES // 2**20 + 1

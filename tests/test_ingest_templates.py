@@ -10,8 +10,8 @@ from orchestration.ingest_templates import (
     read_templates,
     templates_of,
 )
-from tests.helpers import NYC
 from tests.mutations import mutated
+from tests.processes import NYC
 
 
 def read(tmp_path: Path, **files: str) -> dict[str, IngestTemplate]:

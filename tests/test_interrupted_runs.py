@@ -14,7 +14,7 @@ from dagster import DagsterInstance, DagsterRunStatus, job
 from orchestration.instance import note_deaths
 from orchestration.workers import WORKER_TAG, process_identity
 from tests.forks import descendants
-from tests.helpers import ORCHESTRATION, is_running, wait_until
+from tests.processes import ORCHESTRATION, is_running, wait_until
 from tests.server import (
     LAUNCH,
     RUN_QUERY,

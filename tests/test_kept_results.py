@@ -28,8 +28,8 @@ from tests.forks import (
     forked,
     kill_self,
 )
-from tests.helpers import is_running, wait_until
 from tests.materializing import failure_of
+from tests.processes import is_running, wait_until
 
 KILLS = 50
 BUILD = "2026.1-1_first"

@@ -22,8 +22,8 @@ from dagster import AssetKey, DagsterInstance
 from orchestration.checkout import PRODUCTS_FILE, PROJECT_ROOT
 from orchestration.ingest import build_ingest_asset
 from orchestration.ingest_templates import read_template
-from tests.helpers import orchestration
 from tests.materializing import failure_of, own_product
+from tests.processes import orchestration
 from tests.real_dcpy import NOT_OURS, POSTGRES_PASSWORD, RealCheckout, free_port
 
 pytest_plugins = ["tests.real_dcpy"]

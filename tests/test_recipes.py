@@ -5,8 +5,8 @@ import pytest
 from orchestration import OrchestrationError
 from orchestration.checkout import SAMPLE_ROOT
 from orchestration.recipes import input_datasets, rendered_yaml
-from tests.helpers import NYC
 from tests.mutations import mutated
+from tests.processes import NYC
 
 
 def recipe(tmp_path: Path, text: str, name: str = "recipe.yml") -> Path:

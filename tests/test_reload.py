@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestration.partitions import STARTER_KEYS
-from tests.helpers import wait_until
+from tests.processes import wait_until
 from tests.server import Server, copy_project, pretend_done, started
 
 SAMPLE = ("ingest", "libraries", "park_access", "capital_projects")

@@ -13,7 +13,7 @@ from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, job
 from orchestration.dagster_internals import WorkerStatus
 from orchestration.run_launcher import ForkedRunLauncher
 from orchestration.workers import WORKER_TAG, is_alive, process_identity
-from tests.helpers import is_running, wait_until
+from tests.processes import is_running, wait_until
 from tests.server import Server, copy_project, pretend_done, serving, write_products
 
 # A shell, its child, one in a session of its own, and one that tells nothing of where it is from.

@@ -18,7 +18,7 @@ from orchestration.instance import add_starter_partitions, open_instance, prepar
 from orchestration.partitions import STARTER_KEYS
 from orchestration.products import read_products
 from tests.forks import Fork, forked
-from tests.helpers import wait_until
+from tests.processes import wait_until
 
 # Each build tells whose it is, and is not done before it may be.
 BUILD_SCRIPT = """

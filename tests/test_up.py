@@ -11,7 +11,7 @@ from orchestration.partitions import STARTER_KEYS
 from orchestration.products import Product
 from orchestration.serve import Selection
 from orchestration.stages import STAGES
-from tests.helpers import orchestration, wait_until
+from tests.processes import orchestration, wait_until
 from tests.server import Server, checkout_of, copy_project, pretend_done, serving, started
 
 PRODUCTS = ("libraries", "park_access", "capital_projects")
