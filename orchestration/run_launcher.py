@@ -6,8 +6,6 @@ that server, and cannot be asked whether it is alive.
 
 import os
 import signal
-from collections.abc import Mapping
-from typing import Any
 
 from dagster import DagsterRun, DefaultRunLauncher
 
@@ -70,8 +68,3 @@ class ForkedRunLauncher(DefaultRunLauncher):
         return CheckRunHealthResult(
             WorkerStatus.FAILED, f"The run's process {pid} has died without saying why."
         )
-
-    @classmethod
-    def config_type(cls) -> Mapping[str, Any]:
-        """It has no settings."""
-        return {}

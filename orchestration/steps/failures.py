@@ -17,7 +17,6 @@ Rows = list[tuple[str, str, str]]
 MEND_TEMPLATE = "Mend the template, then run this again."
 MEND_RECIPE = "Mend the recipe, then materialize plan again."
 PUSH = "with `push: true` and `latest: true` in the run's config"
-NEW_LOCK = "The lock file is not one that plan wrote: {text}. Materialize plan again."
 NO_POSTGRES = "Set BUILD_ENGINE_SERVER to postgresql://user:password@host:port of a running server."
 PINS = (
     "Install `sqlalchemy<2.1` there; the checkout's pins are in "
