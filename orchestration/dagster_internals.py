@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from dagster import DagsterRun
+from dagster import DagsterRun, Definitions, deserialize_value, serialize_value
 from dagster._core.launcher import CheckRunHealthResult as CheckRunHealthResult
 from dagster._core.launcher import LaunchRunContext as LaunchRunContext
 from dagster._core.launcher import WorkerStatus as WorkerStatus
@@ -39,12 +39,14 @@ PRELOADED = (
     "dagster._grpc.server",
     "dagster._grpc.server_watcher",
     "dagster._utils.log",
+    "dagster._utils.test",
     "dagster_graphql.schema",
     "dagster_webserver.cli",
     "dagster_webserver.webserver",
     "alembic.command",
     "alembic.runtime.migration",
     "fsspec.implementations.local",
+    "grpc._server",
     "jinja2.sandbox",
     "sqlalchemy.dialects.sqlite",
     "structlog",
@@ -65,6 +67,36 @@ def preload() -> None:
     for name in PRELOADED:
         importlib.import_module(name)
     _reload_target()
+
+
+def rehearse(definitions: Definitions) -> None:
+    """Does what every code server and its clients do first, without a server.
+
+    Dagster makes much of what it needs at its first use, the checks of its records above all. What
+    is there before a fork is shared, and not made again by each.
+
+    Raises ImportError when this release of Dagster does it differently.
+    """
+    from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteRepositoryOrigin
+    from dagster._core.remote_representation.external_data import JobDataSnap, RepositorySnap
+
+    repository = definitions.get_repository_def()
+    repository.load_all_definitions()
+    try:
+        exchanged: list[Any] = [
+            RemoteRepositoryOrigin(
+                GrpcServerCodeLocationOrigin("localhost", socket="socket"), repository.name
+            ),
+            RepositorySnap.from_def(repository, defer_snapshots=True),
+            *(
+                JobDataSnap.from_job_def(job, include_parent_snapshot=True)
+                for job in repository.get_all_jobs()
+            ),
+        ]
+    except (TypeError, AttributeError) as error:
+        raise ImportError(f"dagster._core has changed: {error}") from error
+    for value in exchanged:
+        deserialize_value(serialize_value(value), type(value))
 
 
 def run_command(run: DagsterRun, instance: Any) -> list[str]:

@@ -16,6 +16,7 @@ from dagster import DagsterInstance, DagsterRun, DefaultRunLauncher
 from orchestration import dagster_internals
 from orchestration.dagster_internals import PRELOADED, TERMINATION_EVENT
 from orchestration.forkserver import SCRIPTS, Forkserver
+from orchestration.locations import libraries
 from tests.server import copy_project
 
 # Told from the outside what `up` would do: whether it serves warm, and with which launcher.
@@ -24,6 +25,12 @@ from orchestration.forkserver import Forkserver
 from orchestration.instance import prepare_dagster_home
 print(Forkserver(True).warm)
 print("run_launcher" in (prepare_dagster_home() / "dagster.yaml").read_text())
+"""
+# What a fork takes over: whether it can be warm, and the threads, of which a fork has only one.
+THREADS = """
+import os
+from orchestration.forkserver import Forkserver
+print(Forkserver(True).warm, len(os.listdir("/proc/self/task")))
 """
 
 
@@ -37,6 +44,18 @@ def test_the_commands_that_are_forked_are_there() -> None:
     assert scripts.keys() >= set(SCRIPTS)
     for name in SCRIPTS:
         assert callable(scripts[name].load())
+
+
+def test_what_is_rehearsed_before_the_fork_is_there() -> None:
+    dagster_internals.rehearse(libraries.defs)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_process_that_forks_has_one_thread() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", THREADS], capture_output=True, text=True, timeout=60
+    )
+    assert result.stdout == "True 1\n", result.stderr
 
 
 @pytest.fixture
@@ -128,6 +147,16 @@ def test_without_reload_servers_start_as_dagster_starts_them(
     monkeypatch.delattr(api_server.__mro__[1], "ReloadCode")
     assert not Forkserver(True).warm
     assert "DagsterApiServer has no ReloadCode" in capsys.readouterr().out
+
+
+def test_where_the_rehearsal_has_changed_servers_start_as_dagster_starts_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dagster._core.remote_representation.external_data import RepositorySnap
+
+    monkeypatch.setattr(RepositorySnap, "from_def", lambda repository: repository)
+    assert not Forkserver(True).warm
+    assert "dagster._core has changed" in capsys.readouterr().out
 
 
 def test_where_dagsters_launcher_has_moved_up_does_without(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from orchestration import OrchestrationError
 from orchestration.__main__ import main
 from orchestration.partitions import STARTER_KEYS
 from orchestration.products import Product
-from orchestration.serve import Selection
+from orchestration.selection import Selection
 from orchestration.stages import STAGES
 from tests.processes import orchestration, wait_until
 from tests.server import Server, checkout_of, copy_project, pretend_done, serving, started
