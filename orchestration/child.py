@@ -3,6 +3,7 @@
 import codecs
 import math
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -30,6 +31,8 @@ KEPT_CHARACTERS = 4 * MAX_LINE
 # Every event is a row in Dagster's database, read whole by the UI.
 MAX_EVENT_CHARACTERS = 500_000
 EVENT_SECONDS = 0.5
+# What sets colours in a terminal (ECMA-48, SGR); neither the UI nor a file shows it as that.
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(frozen=True)
@@ -198,6 +201,8 @@ class _Output:
             self._pending = shown[MAX_LINE:]
 
     def _lines(self, text: str) -> None:
+        if "\x1b" in text:
+            text = COLOUR.sub("", text)
         lines = self._redact.text(text).split("\n")
         if "\r" in text:
             # Of a progress bar, what it showed last.

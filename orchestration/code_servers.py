@@ -20,8 +20,6 @@ from orchestration.services import Service
 
 LOCATIONS_PACKAGE = "orchestration.locations"
 LOAD_SECONDS = 25.0
-# How long others wait for a location that loads.
-PATIENCE_SECONDS = 3.0
 EXCEPTION_STATUS = 1
 MAX_RESTART_DELAY = 30.0
 # What a server that was replaced has for finishing what it was asked.
@@ -52,6 +50,8 @@ class CodeServer:
         self._restart_at = 0.0
         self._quick_ends = 0
         self.problem: str | None = None
+        self.load_seconds: float | None = None
+        """How long it took to load; None as long as it has not."""
         self.replaced = 0
         """How often another server has taken over."""
         self.load()
@@ -68,9 +68,9 @@ class CodeServer:
         return [s for s in (self._serving, self._loading, *retired) if s is not None]
 
     @property
-    def is_slow(self) -> bool:
-        """Whether it has been loading for so long that nobody should wait for it."""
-        return self._loading is not None and self._loading.age > PATIENCE_SECONDS
+    def loading_seconds(self) -> float:
+        """For how long it has been loading now."""
+        return self._loading.age if self._loading else 0.0
 
     def load(self) -> None:
         """Loads the location afresh; what serves now goes on until that is done."""
@@ -149,6 +149,8 @@ class CodeServer:
             self._fail(f"Its server {ending(status)} while loading", loading, status)
         elif _answers(self._loading_socket):
             self.problem = self._excuse
+            if not self.problem:
+                self.load_seconds = loading.age
             os.rename(self._loading_socket, self.socket)
             if self._serving:
                 self._retire(self._serving)

@@ -1,8 +1,7 @@
 """Every private name of Dagster that this project uses, and nothing else.
 
 They make start-up fast and runs cheap; nothing depends on them. Where a release of Dagster has
-moved one, there is an ImportError, and `up` serves with stock code servers or Dagster's own run
-launcher, and says so.
+moved one, `up` serves with stock code servers or Dagster's own run launcher, and says so.
 """
 
 import importlib
@@ -74,39 +73,36 @@ def rehearse(definitions: Definitions) -> None:
 
     Dagster makes much of what it needs at its first use, the checks of its records above all. What
     is there before a fork is shared, and not made again by each.
-
-    Raises ImportError when this release of Dagster does it differently.
     """
     from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteRepositoryOrigin
     from dagster._core.remote_representation.external_data import JobDataSnap, RepositorySnap
 
     repository = definitions.get_repository_def()
     repository.load_all_definitions()
-    try:
-        exchanged: list[Any] = [
-            RemoteRepositoryOrigin(
-                GrpcServerCodeLocationOrigin("localhost", socket="socket"), repository.name
-            ),
-            RepositorySnap.from_def(repository, defer_snapshots=True),
-            *(
-                JobDataSnap.from_job_def(job, include_parent_snapshot=True)
-                for job in repository.get_all_jobs()
-            ),
-        ]
-    except (TypeError, AttributeError) as error:
-        raise ImportError(f"dagster._core has changed: {error}") from error
+    server = GrpcServerCodeLocationOrigin("localhost", socket="socket")
+    exchanged: list[Any] = [
+        RemoteRepositoryOrigin(server, repository.name),
+        RepositorySnap.from_def(repository, defer_snapshots=True),
+    ]
+    for job in repository.get_all_jobs():
+        exchanged.append(JobDataSnap.from_job_def(job, include_parent_snapshot=True))
     for value in exchanged:
         deserialize_value(serialize_value(value), type(value))
 
 
 def run_command(run: DagsterRun, instance: Any) -> list[str]:
-    """The arguments of `dagster` that execute a run in a process of its own."""
+    """The arguments of `dagster` that execute a run in a process of its own.
+
+    Raises ImportError when this release of Dagster executes runs in another way.
+    """
     from dagster._grpc.types import ExecuteRunArgs
 
     assert run.job_code_origin
     arguments = ExecuteRunArgs(
         job_origin=run.job_code_origin, run_id=run.run_id, instance_ref=instance.get_ref()
     ).get_command_args()
+    if "api" not in arguments:
+        raise ImportError(f"dagster executes a run with {arguments[:-1]}")
     # Up to here it names an interpreter or a script.
     return list(arguments[arguments.index("api") :])
 

@@ -64,14 +64,13 @@ class Forkserver:
             dagster_internals.preload()
             any_product = {"id": "any", "slug": "any", "build_command": "any", "path": os.devnull}
             dagster_internals.rehearse(builds.product_definitions(**any_product))
-        except ImportError as error:
-            print(f"warning: starting stock servers, which is slow: {error}", flush=True)
+            scripts = entry_points(group="console_scripts")
+            self._scripts = {name: scripts[name].load() for name in SCRIPTS}
+        except Exception as error:
+            # Whatever it is that another release of Dagster does differently.
+            reason = f"{type(error).__name__}: {error}"
+            print(f"warning: starting stock servers, which is slow: {reason}", flush=True)
             return False
-        self._scripts = {
-            script.name: script.load()
-            for script in entry_points(group="console_scripts")
-            if script.name in SCRIPTS
-        }
         gc.collect()
         gc.freeze()
         return True

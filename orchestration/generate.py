@@ -126,21 +126,31 @@ def _read(path: Path) -> str | None:
 
 
 def write(changes: Sequence[Change], project: Path = PROJECT_ROOT) -> None:
-    """Makes the changes, each file in one step: first the modules, then the workspace that names
-    them, then the removals.
+    """Makes the changes: first the modules, then the workspace that names them, then the removals.
+
+    Each file changes in one step, and none does before all that is new is on the disk.
     """
     for folder in (project, project / LOCATIONS):
         for leftover in folder.glob(f".*{TEMPORARY_SUFFIX}"):
             leftover.unlink(missing_ok=True)
-    for change in sorted(changes, key=lambda c: (c.new is None, c.path == WORKSPACE)):
-        path = project / change.path
+    new: list[tuple[str, Path]] = []
+    try:
+        for change in sorted(changes, key=lambda change: change.path == WORKSPACE):
+            if change.new is not None:
+                path = project / change.path
+                new.append((_write_beside(path, change.new), path))
+        for name, path in new:
+            os.replace(name, path)
+    except BaseException:
+        for name, _ in new:
+            Path(name).unlink(missing_ok=True)
+        raise
+    for change in changes:
         if change.new is None:
-            path.unlink(missing_ok=True)
-        else:
-            _write_atomically(path, change.new)
+            (project / change.path).unlink(missing_ok=True)
 
 
-def _write_atomically(path: Path, text: str) -> None:
+def _write_beside(path: Path, text: str) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(
         dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY_SUFFIX
@@ -151,12 +161,12 @@ def _write_atomically(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o644)
-        os.replace(name, path)
     except BaseException as error:
         Path(name).unlink(missing_ok=True)
         if isinstance(error, OSError) and not error.filename:
             error.filename = str(path)
         raise
+    return name
 
 
 def warnings(products: Sequence[Product], root: Path) -> list[str]:

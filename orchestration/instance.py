@@ -15,7 +15,7 @@ from orchestration import OrchestrationError
 from orchestration.checkout import PROJECT_ROOT
 from orchestration.partitions import STARTER_KEYS, build_partitions
 from orchestration.storage import lifecycle_dir, locked, make_private
-from orchestration.workers import WORKER_TAG, is_alive
+from orchestration.workers import LAUNCHER_TAG, WORKER_TAG, is_alive
 
 CONFIGURATION = PROJECT_ROOT / "orchestration" / "dagster" / "dagster.yaml"
 # A partition set that no asset has: the products whose starter partitions were made already.
@@ -46,7 +46,8 @@ def _configuration() -> str:
     try:
         importlib.import_module("orchestration.run_launcher")
     except ImportError as error:
-        print(f"warning: runs start with Dagster's own launcher, which is slow: {error}")
+        reason = f"{type(error).__name__}: {error}"
+        print(f"warning: runs start with Dagster's own launcher, which is slow: {reason}")
         settings = yaml.safe_load(text)
         del settings["run_launcher"]
         return yaml.safe_dump(settings)
@@ -102,7 +103,7 @@ def note_deaths(instance: DagsterInstance) -> None:
         statuses=[DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
     )
     for run in instance.get_runs(unfinished):
-        worker = run.tags.get(WORKER_TAG)
+        worker = run.tags.get(WORKER_TAG) or run.tags.get(LAUNCHER_TAG)
         if worker and not is_alive(worker):
             note_death(instance, run, "was killed, or the machine went down")
 

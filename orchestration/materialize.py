@@ -26,6 +26,11 @@ from orchestration.products import Product
 from orchestration.stages import STAGES
 from orchestration.workers import WORKER_TAG, process_identity
 
+# Dagster's own names: of the job that runs any asset, and of the tag by which the UI finds a run's
+# location.
+ASSET_JOB = "__ASSET_JOB"
+REPOSITORY_TAG = ".dagster/repository"
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -76,22 +81,18 @@ def materialize(selection: Selection, partition: str) -> bool:
         # A logger's name is part of the run's config, which the UI offers to run again: it has to
         # be one that every job knows.
         definitions = Definitions.merge(definitions, Definitions(loggers={"console": _progress}))
-        if len(selection.keys) == len(STAGES):
-            job = definitions.resolve_job_def(f"build_{selection.location}")
-        else:
-            found = definitions.resolve_implicit_job_def_def_for_assets(selection.keys)
-            assert found
-            job = found
-        result = job.execute_in_process(
+        is_whole = len(selection.keys) == len(STAGES)
+        job = f"build_{selection.location}" if is_whole else ASSET_JOB
+        result = definitions.resolve_job_def(job).execute_in_process(
             instance=instance,
             partition_key=partition,
             asset_selection=list(selection.keys),
             raise_on_error=False,
             run_config={"loggers": {"console": {}}},
-            # As runs are tagged that the UI launches: it is how it finds a run's location, and how
-            # a server finds out that this process was killed.
+            # As runs are tagged that `up` launches: it is how the UI finds their location, and how
+            # `up` finds out that this process was killed.
             tags={
-                ".dagster/repository": f"__repository__@{selection.location}",
+                REPOSITORY_TAG: f"__repository__@{selection.location}",
                 WORKER_TAG: process_identity(os.getpid()),
             },
         )

@@ -16,7 +16,7 @@ from orchestration.dagster_internals import (
     WorkerStatus,
     run_command,
 )
-from orchestration.workers import WORKER_TAG, is_alive, process_identity
+from orchestration.workers import LAUNCHER_TAG, WORKER_TAG, is_alive, process_identity
 
 
 class ForkedRunLauncher(DefaultRunLauncher):
@@ -25,14 +25,15 @@ class ForkedRunLauncher(DefaultRunLauncher):
     def launch_run(self, context: LaunchRunContext) -> None:
         """Starts the run. Raises RuntimeError when `up` does not answer."""
         run = context.dagster_run
+        # A run that repeats another has the other's tags.
+        launching = {WORKER_TAG: "", LAUNCHER_TAG: process_identity(os.getpid())}
+        self._instance.add_run_tags(run.run_id, launching)
         try:
             command = ["dagster", *run_command(run, self._instance)]
-        except ImportError:
+        except ImportError as error:
+            print(f"warning: starting a run as Dagster does, which is slow: {error}", flush=True)
             command = None
         if command is None or not control.is_served():
-            if WORKER_TAG in run.tags:
-                # That of the run which this one repeats.
-                self._instance.add_run_tags(run.run_id, {WORKER_TAG: ""})
             super().launch_run(context)
             return
         answer = control.request({"do": "run", "run_id": run.run_id, "command": command})

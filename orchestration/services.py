@@ -7,13 +7,14 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from orchestration.forkserver import Forkserver, Process
+from orchestration.redaction import Redactor
 
 TAIL_LINES = 40
 MAX_LINE = 65_536
 
 
 class Service:
-    """One process, whose output is shown line by line with its name in front."""
+    """One process, whose output is shown line by line, its name in front, without secrets."""
 
     def __init__(
         self,
@@ -39,6 +40,7 @@ class Service:
         self._is_closed = False
         self._pending = b""
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._redact = Redactor(env)
 
     @property
     def tail(self) -> str:
@@ -62,7 +64,7 @@ class Service:
         if self._pending and (not chunk or len(self._pending) > MAX_LINE):
             lines, self._pending = [*lines, self._pending], b""
         for line in lines:
-            text = line.decode(errors="replace")
+            text = self._redact.text(line.decode(errors="replace"))
             self._tail.append(text)
             sys.stdout.write(f"[{self.name}] {text}\n")
         sys.stdout.flush()

@@ -44,6 +44,10 @@ from orchestration.storage import lifecycle_dir
 from orchestration.watch import Watch
 
 LOOK_SECONDS = 1.0
+# How much longer than the others a location may take to load before nobody waits for it any more,
+# and how long they take as long as none of them has loaded.
+PATIENCE_SECONDS = 1.0
+LIKELY_LOAD_SECONDS = 4.0
 # The longest pause between two locations when the UI reloads all.
 RELOAD_PAUSE_SECONDS = 2.0
 SHORT_LIFE_SECONDS = 10.0
@@ -119,7 +123,7 @@ class Supervisor:
         self._generate()
         self._look_for_changes()
         # Before anybody else opens the instance: whoever is first creates it.
-        seeding = self._seed()
+        seeding = self._seed(note_deaths)
         self._sync()
         self.tasks.append(self._task(self._warn_of_dcpy))
         while not self._stopping:
@@ -150,7 +154,15 @@ class Supervisor:
     @property
     def _servable(self) -> bool:
         """Whether all locations answer that can be waited for."""
-        return all(server.is_settled or server.is_slow for server in self.code_servers.values())
+        servers = self.code_servers.values()
+        usual = max(
+            (server.load_seconds for server in servers if server.load_seconds is not None),
+            default=LIKELY_LOAD_SECONDS,
+        )
+        return all(
+            server.is_settled or server.loading_seconds > usual + PATIENCE_SECONDS
+            for server in servers
+        )
 
     @property
     def _is_quiet(self) -> bool:
@@ -237,7 +249,7 @@ class Supervisor:
         if new and self.webserver:
             self.tasks.append(self._seed())
 
-    def _seed(self) -> Process:
+    def _seed(self, *more: Callable[[DagsterInstance], None]) -> Process:
         slugs = [product.slug for product in self.products]
 
         def prepare(instance: DagsterInstance) -> None:
@@ -246,7 +258,8 @@ class Supervisor:
         def seed() -> None:
             try:
                 with open_instance(prepare) as instance:
-                    note_deaths(instance)
+                    for work in more:
+                        work(instance)
             except OrchestrationError as error:
                 sys.exit(str(error))
 

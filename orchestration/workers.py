@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 
 WORKER_TAG = "orchestration/worker"
+# The process that launches a run, which is there before the run's own.
+LAUNCHER_TAG = "orchestration/launcher"
 
 
 def process_identity(pid: int) -> str:

@@ -64,6 +64,9 @@ COMMANDS = {
     "slow": "sleep 600 & wait $!",
     "slower": "setsid sleep 600 & sleep 600",
     "stubborn": "trap '' TERM; while :; do sleep 1; done",
+    # For a minute, no newline.
+    "dots": "for _ in {1..60}; do printf .; sleep 1; done"
+    ' && seq 10 > "$BUILD_ENV_OUTPUT_DIR/numbers"',
     # Has no runs: one that begins while its location is broken fails, as it should.
     "breaking": "true",
 }
@@ -150,7 +153,9 @@ class Soak:
         [make] = self.chosen.choices(
             [kind for _, kind in kinds], weights=[weight for weight, _ in kinds]
         )
-        run = make()
+        self._keep(make())
+
+    def _keep(self, run: Run) -> None:
         self.runs.append(run)
         self.active.append(run)
 
@@ -327,6 +332,7 @@ class Soak:
             self.server.add_partition(name, f"build_{name}", PARTITIONS[-1])
         ingest_all(self)
         print(HEADING, flush=True)
+        self._keep(self._build("dots", "SUCCESS"))
         for runs in range(WARM_UP, self.count + 1, WARM_UP):
             while len(self.runs) < runs:
                 self.attend()
@@ -350,6 +356,9 @@ class Soak:
         ):
             if after > before:
                 self.wrong.append(f"{what}: {after:.0f}, and at most {before:.0f} were expected")
+        for log in self.server.state.glob("builds/dots/*/build/build.log"):
+            if log.read_text() != 60 * "." + "\n":
+                self.wrong.append(f"{log} is not complete")
         shown = patiently(lambda: self.server.query(ALL_RUNS_QUERY))["runsOrError"]["results"]
         states = {run["runId"]: run["status"] for run in shown}
         for run in self.runs:

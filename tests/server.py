@@ -19,6 +19,7 @@ import yaml
 from orchestration import OrchestrationError
 from orchestration.checkout import PROJECT_ROOT, SAMPLE_ROOT
 from orchestration.graphql import query
+from orchestration.workers import WORKER_TAG
 from tests.processes import ORCHESTRATION, is_running, orchestration, wait_until
 
 # Every process of a server has it in its environment, and no other has that value.
@@ -293,11 +294,14 @@ class Server:
         results = self.query(RUNS_QUERY)["runsOrError"]["results"]
         return [run["runId"] for run in results]
 
+    def run_tags(self, run_id: str) -> dict[str, str]:
+        """The tags of a run."""
+        tags = self.query(RUN_QUERY, id=run_id)["runOrError"]["tags"]
+        return {tag["key"]: tag["value"] for tag in tags}
+
     def run_pid(self, run_id: str) -> int:
         """The process of a run that has started."""
-        tags = self.query(RUN_QUERY, id=run_id)["runOrError"]["tags"]
-        [worker] = [tag["value"] for tag in tags if tag["key"] == "orchestration/worker"]
-        return int(worker.partition(":")[0])
+        return int(self.run_tags(run_id)[WORKER_TAG].partition(":")[0])
 
     def wait_for_run(self, run_id: str, *states: str, seconds: float = 40.0) -> None:
         """Waits until the run is in one of the states; SUCCESS when none is named."""

@@ -135,6 +135,7 @@ def test_a_command_that_does_not_exist_says_so(tmp_path: Path) -> None:
         ("printf 'a\\n\\nb\\n'", ["a", "", "b"]),
         ("printf 'windows\\r\\nlines\\r\\n'", ["windows", "lines"]),
         ("printf '10%%\\r50%%\\r100%%\\ndone\\n'", ["100%", "done"]),
+        ("printf '\\033[0m1 of 9 \\033[1;32mOK\\033[0m\\n'", ["1 of 9 OK"]),
         ("printf 'caf\\351 \\377\\n'", ["caf\ufffd \ufffd"]),
         ("printf 'h\\303'; sleep 0.1; printf '\\251\\n'", ["hé"]),
         ("", []),

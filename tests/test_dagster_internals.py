@@ -1,7 +1,9 @@
 """Fails, naming what is gone, where a release of Dagster has moved a private name."""
 
+import ast
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 import threading
@@ -13,19 +15,13 @@ from typing import Any
 import pytest
 from dagster import DagsterInstance, DagsterRun, DefaultRunLauncher
 
-from orchestration import dagster_internals
+from orchestration import dagster_internals, materialize
+from orchestration.checkout import PROJECT_ROOT
 from orchestration.dagster_internals import PRELOADED, TERMINATION_EVENT
 from orchestration.forkserver import SCRIPTS, Forkserver
 from orchestration.locations import libraries
-from tests.server import copy_project
+from tests.server import copy_project, pretend_done, serving
 
-# Told from the outside what `up` would do: whether it serves warm, and with which launcher.
-REPORT = """
-from orchestration.forkserver import Forkserver
-from orchestration.instance import prepare_dagster_home
-print(Forkserver(True).warm)
-print("run_launcher" in (prepare_dagster_home() / "dagster.yaml").read_text())
-"""
 # What a fork takes over: whether it can be warm, and the threads, of which a fork has only one.
 THREADS = """
 import os
@@ -136,7 +132,8 @@ def test_without_a_name_servers_start_as_dagster_starts_them(
     monkeypatch.setattr(dagster_internals, "PRELOADED", ("dagster", "dagster._moved_away"))
     assert not Forkserver(True).warm
     assert capsys.readouterr().out == (
-        "warning: starting stock servers, which is slow: No module named 'dagster._moved_away'\n"
+        "warning: starting stock servers, which is slow: ModuleNotFoundError: No module named "
+        "'dagster._moved_away'\n"
     )
 
 
@@ -156,21 +153,48 @@ def test_where_the_rehearsal_has_changed_servers_start_as_dagster_starts_them(
 
     monkeypatch.setattr(RepositorySnap, "from_def", lambda repository: repository)
     assert not Forkserver(True).warm
-    assert "dagster._core has changed" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.startswith("warning: starting stock servers, which is slow: TypeError: ")
 
 
-def test_where_dagsters_launcher_has_moved_up_does_without(tmp_path: Path) -> None:
+def test_where_dagster_has_moved_its_names_up_serves_and_runs_without_them(tmp_path: Path) -> None:
     project = copy_project(tmp_path)
+    pretend_done(project, "libraries", "build")
     internals = project / "orchestration" / "dagster_internals.py"
     text = internals.read_text()
     assert "from dagster._core.launcher import" in text
     internals.write_text(text.replace("dagster._core.launcher", "dagster._core.moved_away"))
-    result = subprocess.run(
-        [sys.executable, "-c", REPORT], cwd=project, capture_output=True, text=True, timeout=60
+    with serving(project, "--only", "libraries", locations=["libraries"]) as server:
+        missing = "ModuleNotFoundError: No module named 'dagster._core.moved_away'"
+        for what in (
+            "starting stock servers, which is slow",
+            "runs start with Dagster's own launcher, which is slow",
+        ):
+            assert f"warning: {what}: {missing}\n" in server.output
+        server.wait_for_run(server.launch("libraries", "package", partition="main"))
+
+
+def test_private_names_are_in_one_file() -> None:
+    found = set()
+    for path in (PROJECT_ROOT / "orchestration").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Import(names=names):
+                    modules = [alias.name for alias in names]
+                case ast.ImportFrom(module=str(module), names=names):
+                    modules = [f"{module}.{alias.name}" for alias in names]
+                case _:
+                    continue
+            if any(re.match(r"dagster\w*\..*\b_", f"{module}.") for module in modules):
+                found.add(path.name)
+    assert found == {"dagster_internals.py"}
+
+
+def test_the_names_that_are_only_words_are_dagsters() -> None:
+    from dagster._core.definitions.assets.job.asset_job import IMPLICIT_ASSET_JOB_NAME
+    from dagster._core.storage.tags import REPOSITORY_LABEL_TAG
+
+    assert (materialize.ASSET_JOB, materialize.REPOSITORY_TAG) == (
+        IMPLICIT_ASSET_JOB_NAME,
+        REPOSITORY_LABEL_TAG,
     )
-    assert result.returncode == 0, result.stderr
-    warm, launcher = [line for line in result.stdout.splitlines() if "warning" not in line]
-    assert (warm, launcher) == ("False", "False")
-    reasons = [line for line in result.stdout.splitlines() if line.startswith("warning: ")]
-    assert len(reasons) == 2
-    assert all("No module named 'dagster._core.moved_away'" in reason for reason in reasons)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,11 @@ import pytest
 from dagster import DagsterInstance, DagsterRunStatus, job
 
 from orchestration.instance import note_deaths
-from orchestration.workers import WORKER_TAG, process_identity
+from orchestration.workers import LAUNCHER_TAG, WORKER_TAG, process_identity
 from tests.forks import descendants
 from tests.processes import ORCHESTRATION, is_running, wait_until
 from tests.server import (
     LAUNCH,
-    RUN_QUERY,
     Server,
     checkout_of,
     copy_project,
@@ -131,19 +131,13 @@ def test_a_run_whose_process_is_killed_is_failed_at_once_however_far_it_had_come
 ) -> None:
     run = server.launch("patient", "build", partition="main")
     server.wait_for_run(run, "STARTING", "STARTED")
-    assert wait_until(lambda: has_worker(server, run))
+    assert wait_until(lambda: server.run_tags(run).get(WORKER_TAG))
     pid = server.run_pid(run)
     time.sleep(seconds)
     below = descendants(pid)
     os.kill(pid, signal.SIGKILL)
     server.wait_for_run(run, "FAILURE", seconds=10)
     assert wait_until(lambda: not any(map(is_running, {pid, *below})), 15)
-
-
-def has_worker(server: Server, run: str) -> bool:
-    """Whether it is known which process executes the run."""
-    tags = server.query(RUN_QUERY, id=run)["runOrError"]["tags"]
-    return any(tag["key"] == WORKER_TAG for tag in tags)
 
 
 def test_a_gigabyte_of_output_fills_neither_disk_nor_memory_and_the_ui_answers(
@@ -180,13 +174,19 @@ def peak_kilobytes(pid: int) -> int:
 
 def test_up_listens_on_loopback_only(server: Server) -> None:
     listening = "0A"
+    own = set()
+    for pid in server.processes():
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                own.add(os.readlink(link))
     addresses = set()
     for table in ("tcp", "tcp6"):
         for line in Path("/proc/net", table).read_text().splitlines()[1:]:
-            address, port = line.split()[1].split(":")
-            if int(port, 16) == server.port and line.split()[3] == listening:
-                addresses.add(bytes.fromhex(address)[::-1])
-    assert addresses == {bytes([127, 0, 0, 1])}
+            fields = line.split()
+            if fields[3] == listening and f"socket:[{fields[9]}]" in own:
+                address, port = fields[1].split(":")
+                addresses.add((bytes.fromhex(address)[::-1], int(port, 16)))
+    assert addresses == {(bytes([127, 0, 0, 1]), server.port)}
 
 
 @job
@@ -204,16 +204,20 @@ def test_however_far_a_run_was_when_everything_was_killed_the_next_up_shows_that
     identity = process_identity(gone.pid)
     gone.communicate()
     with DagsterInstance.local_temp(str(tmp_path)) as instance:
-        workers = {"dead": identity, "alive": process_identity(os.getpid())}
+        alive = process_identity(os.getpid())
+        workers = {
+            "dead": {WORKER_TAG: identity, LAUNCHER_TAG: alive},
+            "not there yet": {WORKER_TAG: "", LAUNCHER_TAG: identity},
+            "alive": {WORKER_TAG: alive, LAUNCHER_TAG: identity},
+        }
         runs = {
-            name: instance.create_run_for_job(
-                nothing, status=DagsterRunStatus[before], tags={WORKER_TAG: worker}
-            )
-            for name, worker in workers.items()
+            name: instance.create_run_for_job(nothing, status=DagsterRunStatus[before], tags=tags)
+            for name, tags in workers.items()
         }
         note_deaths(instance)
         states = {name: instance.get_run_by_id(run.run_id) for name, run in runs.items()}
     assert {name: run and run.status.value for name, run in states.items()} == {
         "dead": after,
+        "not there yet": after,
         "alive": before,
     }

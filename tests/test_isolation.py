@@ -15,16 +15,24 @@ from dataclasses import dataclass
 import pytest
 
 from orchestration.code_servers import LOAD_SECONDS
+from orchestration.workers import LAUNCHER_TAG
 from tests.server import (
     Server,
-    checkout_of,
     copy_project,
+    pretend_done,
     selector,
     started,
     write_products,
 )
 
 HEALTHY = ("alone", "faulty", "looping")
+SECRET = "hunter2-hunter2"
+# What is wrong already when `up` starts.
+BAD_FROM_THE_START = {
+    "hanging": "import time; time.sleep(3600)",
+    "exiting": "import os; os._exit(3)",
+    "crashing": "import ctypes; ctypes.string_at(0)",
+}
 # Each with what the UI has to say of it.
 FAULTS = {
     "a syntax error": ("def (", ("definitions.py", "SyntaxError")),
@@ -33,6 +41,10 @@ FAULTS = {
     "an exit at once": (
         r"import os; os.write(1, b'last\0words\n'); os._exit(1)",
         ("exit code 1", "words"),
+    ),
+    "an exit that tells a secret": (
+        "import os; os.write(1, os.environ['A_TOKEN'].encode() + b' is it\\n'); os._exit(3)",
+        ("exit code 3", "*** is it"),
     ),
     "a segmentation fault": ("import ctypes; ctypes.string_at(0)", ("SIGSEGV",)),
     "exhausted memory": (
@@ -55,9 +67,11 @@ query Plan($pipeline: PipelineSelector!) {
 
 @dataclass(frozen=True)
 class Scene:
-    """A server that came up with a location that hangs, and got one that loops."""
+    """A server that came up with bad locations, and got one that loops."""
 
     server: Server
+    normal_seconds: float
+    """Until all were served when none was bad."""
     ready_seconds: float
     """Until all others were served."""
     reported_seconds: Future[float]
@@ -69,24 +83,33 @@ class Scene:
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     project = copy_project(tmp_path_factory.mktemp("isolation"))
-    write_products(project, dict.fromkeys((*HEALTHY, "hanging"), "true"))
-    (checkout_of(project) / "products" / "hanging" / "definitions.py").write_text(
-        "import time\ntime.sleep(3600)\n"
-    )
+    write_products(project, dict.fromkeys((*HEALTHY, *BAD_FROM_THE_START), "true"))
+
+    def seconds_until_ready(server: Server) -> float:
+        start = time.monotonic()
+        server.wait_for(lambda: all(server.locations()[name] is None for name in HEALTHY), 40)
+        return time.monotonic() - start
 
     def seconds_until_given_up(name: str) -> float:
         start = time.monotonic()
         server.wait_for_error(name, f"did not load within {LOAD_SECONDS:.0f} seconds", seconds=60)
         return time.monotonic() - start
 
-    with started(project) as server, ThreadPoolExecutor() as pool:
+    with started(project) as server:
+        normal = seconds_until_ready(server)
+        server.stop()
+    for name, text in BAD_FROM_THE_START.items():
+        write_definitions(server, name, text)
+    with (
+        started(project, env={"A_TOKEN": SECRET}) as server,
+        ThreadPoolExecutor() as pool,
+    ):
         reported = pool.submit(seconds_until_given_up, "hanging")
-        start = time.monotonic()
-        server.wait_for(lambda: all(server.locations()[name] is None for name in HEALTHY), 40)
-        ready = time.monotonic() - start
+        ready = seconds_until_ready(server)
         server.wait_for_output("Dagster is at")
         write_definitions(server, "looping", "while True:\n    pass\n")
-        yield Scene(server, ready, reported, pool.submit(seconds_until_given_up, "looping"))
+        looped = pool.submit(seconds_until_given_up, "looping")
+        yield Scene(server, normal, ready, reported, looped)
         server.stop()
 
 
@@ -107,10 +130,15 @@ def assert_answers_at_once(server: Server, location: str) -> None:
     assert time.monotonic() - start < 2
 
 
-def test_a_location_that_hangs_when_up_starts_delays_nobody(scene: Scene) -> None:
-    # It is given up a good while later.
-    assert scene.ready_seconds < LOAD_SECONDS / 2
+def test_locations_that_hang_exit_or_crash_when_up_starts_delay_nobody(scene: Scene) -> None:
+    # The one that hangs is given up a good while later.
+    assert scene.ready_seconds < scene.normal_seconds + 3
     assert_answers_at_once(scene.server, "alone")
+
+
+def test_what_exits_or_crashes_when_up_starts_is_reported(scene: Scene) -> None:
+    scene.server.wait_for_error("exiting", "ended with exit code 3 while loading")
+    scene.server.wait_for_error("crashing", "was ended by SIGSEGV while loading")
 
 
 def test_a_product_that_is_added_while_others_hang_is_served_within_10_seconds(
@@ -159,8 +187,9 @@ def test_what_hangs_at_the_start_is_reported_within_30_seconds(scene: Scene) -> 
 def test_an_endless_loop_is_reported_and_is_gone_with_its_repair(scene: Scene) -> None:
     assert scene.looped_seconds.result() < 30
     write_definitions(scene.server, "looping", REPAIRED.format(asset="repaired_after_loop"))
-    write_definitions(scene.server, "hanging", REPAIRED.format(asset="repaired_after_hanging"))
-    scene.server.wait_for_locations("ingest", *HEALTHY, "hanging", "late", seconds=15)
+    for name in BAD_FROM_THE_START:
+        write_definitions(scene.server, name, REPAIRED.format(asset=f"repaired_{name}"))
+    scene.server.wait_for_locations("ingest", *HEALTHY, *BAD_FROM_THE_START, "late", seconds=15)
     assert_answers_at_once(scene.server, "looping")
 
 
@@ -170,5 +199,20 @@ def test_a_webserver_that_is_killed_comes_back_by_itself(scene: Scene) -> None:
     [pid] = re.findall(r"Serving dagster-webserver on .* in process (\d+)", server.output)
     os.kill(int(pid), signal.SIGKILL)
     server.wait_for_output("The webserver ended with status -9.")
-    server.wait_for_locations("ingest", *HEALTHY, "hanging", "late")
+    server.wait_for_locations("ingest", *HEALTHY, *BAD_FROM_THE_START, "late")
     assert server.server_pids() == before
+
+
+def test_a_daemon_that_is_killed_comes_back_by_itself(scene: Scene) -> None:
+    server = scene.server
+    pretend_done(server.project, "alone", "build")
+    run = server.launch("alone", "package", partition="main")
+    server.wait_for_run(run)
+    os.kill(int(server.run_tags(run)[LAUNCHER_TAG].partition(":")[0]), signal.SIGKILL)
+    server.wait_for_output("The daemon ended with status -9.")
+    server.wait_for_run(server.launch("alone", "package", partition="main"))
+
+
+def test_no_secret_is_in_what_up_prints(scene: Scene) -> None:
+    assert "*** is it" in scene.server.output
+    assert SECRET not in scene.server.output

@@ -32,6 +32,38 @@ defs = dg.Definitions(
     ],
 )
 """
+# What only Dagster's daemon brings about.
+SENSOR = """
+import dagster as dg
+
+@dg.asset
+def branches_report() -> None: ...
+
+@dg.asset_check(asset=branches_report)
+def branches_report_is_right() -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(passed=True)
+
+@dg.sensor(
+    target=[branches_report],
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    minimum_interval_seconds=1,
+)
+def report_when_there_are_branches():
+    yield dg.RunRequest(run_key="once")
+
+defs = dg.Definitions(
+    assets=[branches_report],
+    asset_checks=[branches_report_is_right],
+    sensors=[report_when_there_are_branches],
+)
+"""
+LAUNCH_BACKFILL = """
+mutation Backfill($parameters: LaunchBackfillParams!) {
+  launchPartitionBackfill(backfillParams: $parameters) {
+    __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message }
+  }
+}
+"""
 CONTENTS_QUERY = """
 { workspaceOrError { ... on Workspace { locationEntries { name locationOrLoadError {
   ... on RepositoryLocation { repositories {
@@ -209,6 +241,35 @@ def test_a_teams_own_definitions_are_in_its_products_location_and_in_no_other(
         lambda: contents(server, "capital_projects") == without["capital_projects"],
         PROMISED_SECONDS,
     )
+
+
+def test_a_teams_sensor_launches_runs_and_its_checks_are_made(server: Server) -> None:
+    before = set(server.runs())
+    file = server.product_folder("libraries") / "definitions.py"
+    file.write_text(SENSOR)
+    server.wait_for(lambda: set(server.runs()) - before, seconds=30)
+    [run] = set(server.runs()) - before
+    server.wait_for_run(run)
+    events = server.events(run)
+    assert "Materialized value branches_report" in events
+    assert "branches_report_is_right" in events
+    file.unlink()
+
+
+def test_a_backfill_runs_every_partition(server: Server) -> None:
+    before = set(server.runs())
+    for key in STARTER_KEYS:
+        pretend_done(server.project, "park_access", "build", key)
+    parameters = {
+        "assetSelection": [{"path": ["park_access", "package"]}],
+        "partitionNames": list(STARTER_KEYS),
+        "fromFailure": False,
+    }
+    answer = server.query(LAUNCH_BACKFILL, parameters=parameters)["launchPartitionBackfill"]
+    assert answer["__typename"] == "LaunchBackfillSuccess", answer
+    server.wait_for(lambda: len(set(server.runs()) - before) == len(STARTER_KEYS), seconds=60)
+    for run in set(server.runs()) - before:
+        server.wait_for_run(run)
 
 
 def test_the_uis_reload_gives_fresh_code_of_that_location_in_a_fresh_process(

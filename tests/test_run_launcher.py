@@ -60,12 +60,17 @@ def test_cancelling_a_run_ends_all_that_its_build_command_started(server: Server
     assert wait_until(lambda: not any(map(is_running, tree)))
 
 
-def test_a_run_survives_the_reload_of_its_own_location_and_of_another(server: Server) -> None:
+def test_a_run_survives_the_reload_of_its_location_and_the_end_of_anothers_server(
+    server: Server,
+) -> None:
     run = server.launch("patient", "build", partition="main")
     build = pid_in(server, "patient", "shell")
     process, before = server.run_pid(run), server.server_pids()
     server.reload("patient")
-    server.reload("bystander")
+    os.kill(before["bystander"], signal.SIGKILL)
+    server.wait_for(
+        lambda: server.server_pids().get("bystander") not in (None, before["bystander"])
+    )
     after = server.server_pids()
     assert {name for name in before if before[name] != after[name]} == {"patient", "bystander"}
     # The old servers are gone for good before the run goes on.

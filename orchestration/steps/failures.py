@@ -417,6 +417,12 @@ LOAD: Rows = [
 
 ANY: Rows = [
     (
+        # DuckDB and GDAL have errors of their own for it.
+        "Exception",
+        r"\[Errno 28\]|No space left on device",
+        "The disk is full. Free some space, then run this again.",
+    ),
+    (
         "ModuleNotFoundError",
         r"No module named 'psycopg'",
         "{python} has SQLAlchemy 2.1 or later, with which dcpy cannot use Postgres. " + PINS,
@@ -488,11 +494,6 @@ ANY: Rows = [
         "PermissionError",
         PATH,
         "There is no permission to use {path}. Give it to the user that Dagster runs as.",
-    ),
-    (
-        "OSError",
-        r"\[Errno 28\]",
-        "The disk is full. Free some space, then run this again.",
     ),
 ]
 
