@@ -24,8 +24,7 @@ lint: $(VENV)/installed-dev
 # DCPY_PYTHON an interpreter with its dcpy.
 test: $(VENV)/installed-dev $(if $(DCPY_PYTHON),$(MOTO)/installed)
 	@$(MAKE) --no-print-directory dcpy DATA_ENGINEERING_ROOT=$(SAMPLE) DCPY_PYTHON=
-	DATA_ENGINEERING_ROOT=$(SAMPLE) $(PYTHON) -m orchestration generate --check
-	PATH="$(abspath $(MOTO)/bin):$$PATH" $(PYTHON) -m pytest
+	PATH="$(abspath $(MOTO)/bin):$$PATH" $(PYTHON) -m pytest --numprocesses auto --dist loadfile
 
 soak: $(VENV)/installed-dev
 	@$(MAKE) --no-print-directory dcpy DATA_ENGINEERING_ROOT=$(SAMPLE) DCPY_PYTHON=

@@ -31,8 +31,8 @@ KEPT_CHARACTERS = 4 * MAX_LINE
 # Every event is a row in Dagster's database, read whole by the UI.
 MAX_EVENT_CHARACTERS = 500_000
 EVENT_SECONDS = 0.5
-# What sets colours in a terminal (ECMA-48, SGR); neither the UI nor a file shows it as that.
-COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+# What a terminal takes for colours and the like (ECMA-48, 5.4); nothing else does.
+CONTROL_SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 
 @dataclass(frozen=True)
@@ -109,14 +109,20 @@ def run(
         with _interrupts_held():
             # Closing its standard input is what tells the reaper to end the command.
             process.stdin.close()
-            output.copy(process, seconds=grace + REAPER_SECONDS)
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-            if process.wait() == -signal.SIGKILL:
-                # The reaper itself was killed: what it looked after is this process's now.
-                reaper.end_descendants(except_for=unrelated)
-            process.stdout.close()
-            output.close()
+            end = time.monotonic() + grace + REAPER_SECONDS
+            try:
+                output.copy(process, seconds=grace + REAPER_SECONDS)
+            finally:
+                # Also where the output had nowhere to go.
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.0, end - time.monotonic()))
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                if process.wait() == -signal.SIGKILL:
+                    # The reaper itself was killed: what it looked after is this process's now.
+                    reaper.end_descendants(except_for=unrelated)
+                process.stdout.close()
+                output.close()
     return Finished(returncode, time.monotonic() - started, output.tail)
 
 
@@ -202,7 +208,7 @@ class _Output:
 
     def _lines(self, text: str) -> None:
         if "\x1b" in text:
-            text = COLOUR.sub("", text)
+            text = CONTROL_SEQUENCE.sub("", text)
         lines = self._redact.text(text).split("\n")
         if "\r" in text:
             # Of a progress bar, what it showed last.
@@ -237,8 +243,8 @@ class _Output:
         if self._event:
             if self._event_characters > MAX_EVENT_CHARACTERS:
                 self._event.append("… this is a lot of output; the rest is in the log file only")
-            self._context.log.info("\n".join(self._event))
-            self._event = []
+            event, self._event = "\n".join(self._event), []
+            self._context.log.info(event)
 
     def close(self) -> None:
         """Writes what is still held back."""

@@ -20,8 +20,12 @@ from orchestration.services import Service
 
 LOCATIONS_PACKAGE = "orchestration.locations"
 LOAD_SECONDS = 25.0
+# A stock server is two fresh interpreters, and all locations' start at the same time.
+COLD_LOAD_SECONDS = 300.0
 EXCEPTION_STATUS = 1
 MAX_RESTART_DELAY = 30.0
+# After the system has refused a process, or a stand-in has failed.
+RETRY_SECONDS = 2.0
 # What a server that was replaced has for finishing what it was asked.
 RETIREMENT_SECONDS = 20.0
 # It is handed over in an environment variable.
@@ -49,12 +53,15 @@ class CodeServer:
         self._retired: list[tuple[Service, float]] = []
         self._restart_at = 0.0
         self._quick_ends = 0
+        self._pause_until = 0.0
+        self._began = 0.0
         self.problem: str | None = None
         self.load_seconds: float | None = None
         """How long it took to load; None as long as it has not."""
         self.replaced = 0
         """How often another server has taken over."""
-        self.load()
+        self._load_seconds = LOAD_SECONDS if forkserver.warm else COLD_LOAD_SECONDS
+        self._has_ended = False
 
     @property
     def is_settled(self) -> bool:
@@ -69,13 +76,14 @@ class CodeServer:
 
     @property
     def loading_seconds(self) -> float:
-        """For how long it has been loading now."""
-        return self._loading.age if self._loading else 0.0
+        """For how long it has not settled now."""
+        return 0.0 if self.is_settled else time.monotonic() - self._began
 
     def load(self) -> None:
         """Loads the location afresh; what serves now goes on until that is done."""
         self.stop_loading()
         self._excuse = None
+        self._began = time.monotonic()
         self._loading = self._start(f"{LOCATIONS_PACKAGE}.{self.name}")
 
     def _start(
@@ -121,6 +129,7 @@ class CodeServer:
 
     def end(self) -> None:
         """Ends it for good."""
+        self._has_ended = True
         self.stop_loading()
         if self._serving:
             self._retire(self._serving)
@@ -134,12 +143,24 @@ class CodeServer:
                 self._retired.remove(retired)
             elif time.monotonic() > end:
                 service.process.kill()
+        if time.monotonic() < self._pause_until:
+            return
+        try:
+            self._attend_current()
+        except OSError as error:
+            self._pause_until = time.monotonic() + RETRY_SECONDS
+            print(f"[{self.name}] no process for its server: {error.strerror}", flush=True)
+
+    def _attend_current(self) -> None:
         if self._loading:
             self._attend_loading(self._loading)
-        elif self._serving and (status := self._serving.process.poll()) is not None:
+        elif self._serving is None:
+            if not self._has_ended:
+                self.load()
+        elif (status := self._serving.process.poll()) is not None:
             if self._excuse:
-                self._fail(f"Its server {ending(status)} while loading", self._serving)
-                self._serving = None
+                serving, self._serving = self._serving, None
+                self._fail(f"Its server {ending(status)} while loading", serving)
             else:
                 self._restart(self._serving, status)
 
@@ -156,16 +177,19 @@ class CodeServer:
                 self._retire(self._serving)
             self._serving, self._loading = loading, None
             self.replaced += 1
-        elif loading.age > LOAD_SECONDS:
+        elif loading.age > self._load_seconds:
             loading.process.kill()
-            self._fail(f"It did not load within {LOAD_SECONDS:.0f} seconds", loading)
+            self._fail(f"It did not load within {self._load_seconds:.0f} seconds", loading)
 
     def _fail(self, what: str, failed: Service, status: int | None = None) -> None:
         """Starts a server that can say what is wrong."""
         failed.show_output()
         self._retire(failed)
+        self._loading = None
         lazy = ("--lazy-load-user-code",) if self._forkserver.warm else ()
         is_first = self._excuse is None
+        if not is_first:
+            self._pause_until = time.monotonic() + RETRY_SECONDS
         print(f"[{self.name}] {what}", flush=True)
         tail = failed.tail.replace("\0", "\N{REPLACEMENT CHARACTER}")[-MAX_EXCUSE:]
         self._excuse = f"{what}. The end of its output:\n{tail or '(nothing)'}"

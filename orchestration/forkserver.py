@@ -17,6 +17,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol
 
+from dagster import Definitions
+
 SCRIPTS = ("dagster", "dagster-webserver", "dagster-daemon")
 HANDLED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -52,18 +54,20 @@ class _Forked:
 
 
 class Forkserver:
-    """Starts processes; `warm` by forking."""
+    """Starts processes; by forking where `warm`, and that can be done.
 
-    def __init__(self, warm: bool) -> None:
-        self.warm = warm and self._preload()
+    `location` makes definitions such as a code location has; they are loaded before the fork.
+    """
 
-    def _preload(self) -> bool:
+    def __init__(self, warm: bool, location: Callable[[], Definitions]) -> None:
+        self.warm = warm and self._preload(location)
+
+    def _preload(self, location: Callable[[], Definitions]) -> bool:
         try:
-            from orchestration import builds, dagster_internals
+            from orchestration import dagster_internals
 
             dagster_internals.preload()
-            any_product = {"id": "any", "slug": "any", "build_command": "any", "path": os.devnull}
-            dagster_internals.rehearse(builds.product_definitions(**any_product))
+            dagster_internals.rehearse(location())
             scripts = entry_points(group="console_scripts")
             self._scripts = {name: scripts[name].load() for name in SCRIPTS}
         except Exception as error:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
-import yaml
 
 from orchestration import OrchestrationError
 from orchestration.checkout import PROJECT_ROOT, product_folder, products_file
@@ -53,14 +52,23 @@ def location_names(products: Sequence[Product]) -> list[str]:
     return [INGEST, *(product.slug for product in products)]
 
 
-def generated_locations(project: Path = PROJECT_ROOT) -> list[str]:
-    """The names of the locations that workspace.yaml has."""
-    entries = yaml.safe_load((project / WORKSPACE).read_text(encoding="utf-8"))["load_from"]
-    return [entry["python_module"]["location_name"] for entry in entries]
-
-
 def render(products: Sequence[Product]) -> dict[Path, str]:
-    """The text of every generated file, by its path in the project."""
+    """The text of every generated file, by its path in the project.
+
+    Raises OrchestrationError when a template cannot be used.
+    """
+    try:
+        return _render(products)
+    except jinja2.TemplateSyntaxError as error:
+        place = f"{error.filename}:{error.lineno}"
+        raise OrchestrationError(f"{place}: {error.message}. Mend the template.") from error
+    except jinja2.TemplateError as error:
+        raise OrchestrationError(
+            f"{PROJECT_ROOT / 'templates'}: {error}. Mend the template."
+        ) from error
+
+
+def _render(products: Sequence[Product]) -> dict[Path, str]:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(PROJECT_ROOT / "templates"),
         undefined=jinja2.StrictUndefined,

@@ -6,6 +6,9 @@ from typing import Any
 
 from orchestration import OrchestrationError
 
+# Never by way of a proxy, which HTTP_PROXY would mean.
+OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
 
 def query(url: str, text: str, variables: dict[str, Any] | None = None) -> dict[str, Any]:
     """Asks the webserver at `url` by GraphQL.
@@ -15,7 +18,7 @@ def query(url: str, text: str, variables: dict[str, Any] | None = None) -> dict[
     body = json.dumps({"query": text, "variables": variables or {}}).encode()
     request = urllib.request.Request(f"{url}/graphql", body, {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=60) as response:
+        with OPENER.open(request, timeout=60) as response:
             answer = json.load(response)
     except (OSError, ValueError) as error:
         raise OrchestrationError(

@@ -61,7 +61,8 @@ def up(
         process.stdin.close()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, stop)
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, stop)
     status = process.wait()
     return 0 if interrupted else status if status > 0 else 1
 
@@ -76,6 +77,6 @@ def _check_port(host: str, port: int) -> None:
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
             raise OrchestrationError(
-                f"Cannot listen on {host}:{port}: {reason}. Choose another port with "
-                "--port (make up PORT=…)."
+                f"Cannot listen on {host}:{port}: {reason}. Choose another --port or --host "
+                "(make up PORT=… HOST=…)."
             ) from error

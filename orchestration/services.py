@@ -33,8 +33,13 @@ class Service:
             self.process: Process = forkserver.start(
                 command, env=env, output=write_end, on_reload=on_reload
             )
+        except OSError:
+            os.close(self.output)
+            raise
         finally:
             os.close(write_end)
+        self.has_ended = False
+        """Whether its end has been told."""
         self.is_shown = False
         """Whether somebody calls `show_output` whenever there is some."""
         self._is_closed = False

@@ -132,10 +132,10 @@ def _plan(context: AssetExecutionContext, build: Build) -> dict[str, Any]:
             result,
             staging,
         )
+        lock = _read_lock(staging.folder)
     top = build.folder / LOCK_FILE
     if not top.is_symlink():
         top.symlink_to(Path("plan", LOCK_FILE))
-    lock = _read_lock(result)
     datasets = (lock.get("inputs") or {}).get("datasets") or []
     fields = ("id", "version", "source", "file_type", "destination")
     return {

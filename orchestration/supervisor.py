@@ -4,6 +4,7 @@ It starts the servers and looks after them, and holds the runs' processes. Dagst
 file of sockets, so that webserver and daemon share the servers.
 """
 
+import fcntl
 import json
 import math
 import os
@@ -20,14 +21,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from dagster import DagsterInstance
+from dagster import DagsterInstance, Definitions
 
 from orchestration import OrchestrationError, control, explained
+from orchestration.builds import product_definitions
 from orchestration.checkout import PROJECT_ROOT, checkout_root, products_file
 from orchestration.code_servers import CodeServer, ending
 from orchestration.environment import dcpy_python, problem_with_dcpy
 from orchestration.forkserver import Forkserver, Process
-from orchestration.generate import WORKSPACE, generate, generated_locations, warnings
+from orchestration.generate import LOCATIONS, WORKSPACE, generate, warnings
 from orchestration.graphql import query
 from orchestration.instance import (
     add_starter_partitions,
@@ -59,6 +61,7 @@ class Supervisor:
     def __init__(
         self, *, host: str, port: int, warm: bool, watches: bool, selection: Selection
     ) -> None:
+        self._claim(prepare_dagster_home())
         self.host, self.port = host, port
         self.root = checkout_root()
         self.watches, self.selection = watches, selection
@@ -84,14 +87,24 @@ class Supervisor:
         self.folder = Path(tempfile.mkdtemp(prefix="orchestration-", dir=short))
         self.selector = selectors.DefaultSelector()
         self._listen()
-        prepare_dagster_home()
         path = os.pathsep.join(filter(None, [str(PROJECT_ROOT), os.environ.get("PYTHONPATH")]))
         self.env = dict(os.environ) | {
             "PYTHONPATH": path,
             "DATA_ENGINEERING_ROOT": str(self.root),
             control.SOCKET_VARIABLE: str(self.folder / "control.sock"),
         }
-        self.forkserver = Forkserver(warm)
+        self.forkserver = Forkserver(warm, any_location)
+
+    def _claim(self, home: Path) -> None:
+        # Held as long as this process lives; whatever it forks closes it.
+        self._claimed = open(home / "up.lock", "w")  # noqa: SIM115
+        try:
+            fcntl.flock(self._claimed, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OrchestrationError(
+                f"Another `up` runs on {home}, and Dagster's state is for one only. End it, or "
+                "give this one its own with DCPY_LIFECYCLE_DATA_DIR or DAGSTER_HOME."
+            ) from None
 
     def _listen(self) -> None:
         wake_read, wake_write = os.pipe()
@@ -124,6 +137,7 @@ class Supervisor:
         self._look_for_changes()
         # Before anybody else opens the instance: whoever is first creates it.
         seeding = self._seed(note_deaths)
+        self.tasks.append(seeding)
         self._sync()
         self.tasks.append(self._task(self._warn_of_dcpy))
         while not self._stopping:
@@ -131,6 +145,7 @@ class Supervisor:
             if self.webserver is None:
                 status = seeding.poll()
                 if status:
+                    _say(f"Preparing Dagster's database {ending(status)}.")
                     return 1
                 if status == 0 and self._servable:
                     self._start_dagster()
@@ -220,24 +235,29 @@ class Supervisor:
         """Brings what is served up to date with the files; an unusable products.yml is ignored."""
         self._last_look = time.monotonic()
         try:
-            if self.watches and self.watch.products_changed():
+            sources = self.watches and self.watch.products_changed()
+            generated = self.watch.workspace_changed()
+            if sources or (self.watches and generated):
                 self._generate()
-            if self.watch.workspace_changed():
+            if generated or self.watch.workspace_changed():
                 self._sync()
+            if self.watches:
+                for name in self.watch.changed_locations(self.products):
+                    if name in self.code_servers:
+                        _say(f"[{name}] reloading")
+                        self.code_servers[name].load()
         except (OrchestrationError, OSError) as error:
             _say(f"{error}\nNothing was changed; everything goes on as it was.")
-        if self.watches:
-            for name in self.watch.changed_locations(self.products):
-                if name in self.code_servers:
-                    _say(f"[{name}] reloading")
-                    self.code_servers[name].load()
 
     def _sync(self) -> None:
         """Starts the servers of new locations and ends those of removed ones."""
         if not self.watches and self.webserver:
             self.products = read_products(products_file(self.root))
-        existing = generated_locations()
-        wanted = [name for name in self.selection.locations(self.products) if name in existing]
+        wanted = [
+            name
+            for name in self.selection.locations(self.products)
+            if (PROJECT_ROOT / LOCATIONS / f"{name}.py").exists()
+        ]
         for name in [name for name in self.code_servers if name not in wanted]:
             server = self.code_servers.pop(name)
             server.end()
@@ -246,6 +266,7 @@ class Supervisor:
         for name in new:
             server = CodeServer(name, self.folder, self.forkserver, self.env)
             self.code_servers[name] = server
+            server.attend()
         if new and self.webserver:
             self.tasks.append(self._seed())
 
@@ -273,7 +294,10 @@ class Supervisor:
                 if run := instance.get_run_by_id(run_id):
                     note_death(instance, run, how)
 
-        self.tasks.append(self._task(note))
+        try:
+            self.tasks.append(self._task(note))
+        except OSError as error:
+            _say(f"run {run_id}: its process {how}; nobody to write that down: {error.strerror}")
 
     def _warn_of_dcpy(self) -> None:
         """Says which interpreter cannot run the checkout's dcpy, before a stage finds out."""
@@ -295,17 +319,25 @@ class Supervisor:
         self.daemon = self._start_daemon()
 
     def _keep_dagster(self) -> bool:
-        """Starts webserver or daemon again if it has ended; False if it ends time and again."""
+        """Starts webserver or daemon again if it has ended; False if it ended while starting up."""
         for service in filter(None, (self.webserver, self.daemon)):
-            if (status := service.process.poll()) is not None:
+            if (status := service.process.poll()) is None:
+                continue
+            if not service.has_ended:
+                service.has_ended = True
                 service.show_output()
-                _say(f"The {service.name} ended with status {status}.")
-                if service.age < SHORT_LIFE_SECONDS:
-                    return False
+                _say(f"The {service.name} {ending(status)}.")
+            if not self._announced:
+                return False
+            if service.age < SHORT_LIFE_SECONDS:
+                continue
+            try:
                 if service is self.webserver:
                     self.webserver = self._start_webserver()
                 else:
                     self.daemon = self._start_daemon()
+            except OSError as error:
+                _say(f"No process for the {service.name}: {error.strerror}.")
         return True
 
     def _start_webserver(self) -> Service:
@@ -340,6 +372,7 @@ class Supervisor:
         self._spared = set(self.code_servers)
         replaced_before = sum(server.replaced for server in self.code_servers.values())
         refreshing = self._task(lambda: _reload_workspace(url))
+        self.tasks.append(refreshing)
         assert self.daemon
         self.daemon.process.terminate()
         while self.daemon.process.poll() is None or refreshing.poll() is None:
@@ -347,10 +380,14 @@ class Supervisor:
             if self._stopping:
                 return
         self._spared.clear()
+        self.daemon = self._start_daemon()
+        if refreshing.poll():
+            _say("The webserver has not taken over the change; trying again.")
+            self._published, self._last_reload = [], time.monotonic()
+            return
         if replaced_before != sum(server.replaced for server in self.code_servers.values()):
             # Dagster may have loaded it from the one before.
             self._published = []
-        self.daemon = self._start_daemon()
         _say(f"{len(self.code_servers)} code locations: {', '.join(self.code_servers)}")
 
     def _announce(self) -> None:
@@ -389,7 +426,11 @@ class Supervisor:
                     self._spared.remove(name)
                     _reply(stream, {"is_replaced": False})
                     return
-                self.code_servers[name].load()
+                try:
+                    self.code_servers[name].load()
+                except OSError as error:
+                    _reply(stream, {"error": f"no process for the server: {error.strerror}"})
+                    return
                 self._waiting.append((self.code_servers[name], stream))
             case {"do": "reload", "location": _}:
                 _reply(stream, {"is_replaced": False})
@@ -398,6 +439,8 @@ class Supervisor:
 
     def close(self) -> None:
         """Ends everything: runs first, so that they can say that they were interrupted."""
+        self.selector.unregister(self.listener)
+        self.listener.close()
         for server in self.code_servers.values():
             server.stop_loading()
         runs = set(self.runs.values())
@@ -413,7 +456,14 @@ class Supervisor:
             for service in services:
                 if service.process.poll() is None:
                     service.process.kill()
+        for task in self.tasks:
+            task.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def any_location() -> Definitions:
+    """The definitions of a product as there are many; nobody has it."""
+    return product_definitions(id="any", slug="any", build_command="any", path=os.devnull)
 
 
 def _say(text: str) -> None:
@@ -421,7 +471,10 @@ def _say(text: str) -> None:
 
 
 def _reload_workspace(url: str) -> None:
-    query(url, "mutation { reloadWorkspace { __typename } }")
+    try:
+        query(url, "mutation { reloadWorkspace { __typename } }")
+    except OrchestrationError as error:
+        sys.exit(str(error))
 
 
 def _reply(stream: Any, answer: dict[str, Any]) -> None:

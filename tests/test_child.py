@@ -5,6 +5,8 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from dagster import (
@@ -82,6 +84,25 @@ def test_output_is_an_event_of_the_run(tmp_path: Path) -> None:
         result = materialize([build], instance=instance)
         events = instance.all_logs(result.run_id)
     assert "hello from the build" in [event.user_message for event in events]
+
+
+def refuse(*_: object) -> None:
+    raise OSError("the database is full")
+
+
+def test_nothing_is_left_where_the_runs_log_takes_no_more(tmp_path: Path) -> None:
+    context: Any = SimpleNamespace(log=SimpleNamespace(info=refuse, warning=refuse))
+    with pytest.raises(OSError, match="the database is full"):
+        child.run(
+            context,
+            command=["bash", "-c", "echo $$ > pid; trap '' TERM; while :; do echo on; done"],
+            cwd=tmp_path,
+            env=os.environ,
+            log=tmp_path / "stage.log",
+            redact=Redactor({}),
+            grace=0.5,
+        )
+    assert not is_running(int((tmp_path / "pid").read_text()))
 
 
 def test_the_environment_is_the_one_spelled_out_and_no_more(

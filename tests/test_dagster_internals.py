@@ -19,14 +19,15 @@ from orchestration import dagster_internals, materialize
 from orchestration.checkout import PROJECT_ROOT
 from orchestration.dagster_internals import PRELOADED, TERMINATION_EVENT
 from orchestration.forkserver import SCRIPTS, Forkserver
-from orchestration.locations import libraries
+from orchestration.supervisor import any_location
 from tests.server import copy_project, pretend_done, serving
 
 # What a fork takes over: whether it can be warm, and the threads, of which a fork has only one.
 THREADS = """
 import os
 from orchestration.forkserver import Forkserver
-print(Forkserver(True).warm, len(os.listdir("/proc/self/task")))
+from orchestration.supervisor import any_location
+print(Forkserver(True, any_location).warm, len(os.listdir("/proc/self/task")))
 """
 
 
@@ -43,7 +44,7 @@ def test_the_commands_that_are_forked_are_there() -> None:
 
 
 def test_what_is_rehearsed_before_the_fork_is_there() -> None:
-    dagster_internals.rehearse(libraries.defs)
+    dagster_internals.rehearse(any_location())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -130,7 +131,7 @@ def test_without_a_name_servers_start_as_dagster_starts_them(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(dagster_internals, "PRELOADED", ("dagster", "dagster._moved_away"))
-    assert not Forkserver(True).warm
+    assert not Forkserver(True, any_location).warm
     assert capsys.readouterr().out == (
         "warning: starting stock servers, which is slow: ModuleNotFoundError: No module named "
         "'dagster._moved_away'\n"
@@ -142,7 +143,7 @@ def test_without_reload_servers_start_as_dagster_starts_them(
 ) -> None:
     monkeypatch.delattr(api_server, "ReloadCode")
     monkeypatch.delattr(api_server.__mro__[1], "ReloadCode")
-    assert not Forkserver(True).warm
+    assert not Forkserver(True, any_location).warm
     assert "DagsterApiServer has no ReloadCode" in capsys.readouterr().out
 
 
@@ -152,7 +153,7 @@ def test_where_the_rehearsal_has_changed_servers_start_as_dagster_starts_them(
     from dagster._core.remote_representation.external_data import RepositorySnap
 
     monkeypatch.setattr(RepositorySnap, "from_def", lambda repository: repository)
-    assert not Forkserver(True).warm
+    assert not Forkserver(True, any_location).warm
     said = capsys.readouterr().out
     assert said.startswith("warning: starting stock servers, which is slow: TypeError: ")
 
@@ -176,7 +177,8 @@ def test_where_dagster_has_moved_its_names_up_serves_and_runs_without_them(tmp_p
 
 def test_private_names_are_in_one_file() -> None:
     found = set()
-    for path in (PROJECT_ROOT / "orchestration").rglob("*.py"):
+    project = PROJECT_ROOT / "orchestration"
+    for path in (*project.glob("*.py"), *project.glob("*/*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             match node:
                 case ast.Import(names=names):

@@ -104,9 +104,16 @@ def test_what_yaml_takes_for_a_date_or_a_number_loads_or_is_refused(
     definitions_of(module_of(product))
 
 
-def test_what_is_committed_is_what_the_sample_generates() -> None:
-    checked = orchestration("generate", "--check")
-    assert (checked.returncode, checked.stdout) == (0, "")
+def test_a_template_that_cannot_be_used_is_named_with_its_line(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = project / "templates" / "product.py.jinja"
+    template.write_text(template.read_text() + "{% if %}\n")
+    line = len(template.read_text().splitlines())
+    monkeypatch.setattr("orchestration.generate.PROJECT_ROOT", project)
+    with pytest.raises(OrchestrationError) as error:
+        render([])
+    assert str(error.value).startswith(f"{template}:{line}: ")
 
 
 def test_generating_again_touches_nothing(project: Path) -> None:

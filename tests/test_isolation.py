@@ -198,7 +198,7 @@ def test_a_webserver_that_is_killed_comes_back_by_itself(scene: Scene) -> None:
     before = server.server_pids()
     [pid] = re.findall(r"Serving dagster-webserver on .* in process (\d+)", server.output)
     os.kill(int(pid), signal.SIGKILL)
-    server.wait_for_output("The webserver ended with status -9.")
+    server.wait_for_output("The webserver was ended by SIGKILL.")
     server.wait_for_locations("ingest", *HEALTHY, *BAD_FROM_THE_START, "late")
     assert server.server_pids() == before
 
@@ -209,7 +209,7 @@ def test_a_daemon_that_is_killed_comes_back_by_itself(scene: Scene) -> None:
     run = server.launch("alone", "package", partition="main")
     server.wait_for_run(run)
     os.kill(int(server.run_tags(run)[LAUNCHER_TAG].partition(":")[0]), signal.SIGKILL)
-    server.wait_for_output("The daemon ended with status -9.")
+    server.wait_for_output("The daemon was ended by SIGKILL.")
     server.wait_for_run(server.launch("alone", "package", partition="main"))
 
 

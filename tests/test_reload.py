@@ -168,6 +168,20 @@ def test_an_invalid_save_changes_nothing_and_the_next_good_one_is_picked_up(
     server.wait_for_locations(*SAMPLE)
 
 
+def test_generated_files_that_somebody_takes_back_are_made_anew_and_go_on_being_served(
+    server: Server,
+) -> None:
+    before = server.server_pids()
+    workspace = server.project / "workspace.yaml"
+    module = server.project / "orchestration" / "locations" / "libraries.py"
+    whole = workspace.read_text()
+    module.unlink()
+    workspace.write_text(whole.partition("load_from")[0] + "load_from: []\n")
+    assert wait_until(lambda: module.exists() and workspace.read_text() == whole)
+    server.wait_for_locations(*SAMPLE)
+    assert changed(before, server.server_pids()) <= {"libraries"}
+
+
 def sources(server: Server, product: str) -> set[str]:
     """The ingest templates that the product's plan depends on, as the UI's lineage shows them."""
     plan = server.asset(product, "plan")

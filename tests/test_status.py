@@ -37,6 +37,15 @@ def test_it_lists_each_location_with_the_last_run_of_each_stage(server: Server) 
     assert result.stderr == ""
 
 
+def test_a_proxy_is_not_asked_for_this_machines_server(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert server.status().returncode == 0
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

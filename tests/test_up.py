@@ -12,7 +12,15 @@ from orchestration.products import Product
 from orchestration.selection import Selection
 from orchestration.stages import STAGES
 from tests.processes import orchestration, wait_until
-from tests.server import Server, checkout_of, copy_project, pretend_done, serving, started
+from tests.server import (
+    Server,
+    checkout_of,
+    copy_project,
+    free_port,
+    pretend_done,
+    serving,
+    started,
+)
 
 PRODUCTS = ("libraries", "park_access", "capital_projects")
 TEMPLATES = ("bpl_libraries", "nypl_libraries", "qpl_libraries")
@@ -70,8 +78,19 @@ def test_a_second_up_on_the_same_port_is_refused_with_a_sentence(server: Server)
     result = orchestration("up", "--port", str(server.port), project=server.project)
     assert result.returncode == 1
     assert result.stderr == (
-        f"Cannot listen on 127.0.0.1:{server.port}: Address already in use. Choose another port "
-        "with --port (make up PORT=…).\n"
+        f"Cannot listen on 127.0.0.1:{server.port}: Address already in use. Choose another --port "
+        "or --host (make up PORT=… HOST=…).\n"
+    )
+    assert server.locations() == dict.fromkeys(("ingest", *PRODUCTS))
+
+
+def test_a_second_up_on_the_same_state_is_refused_with_a_sentence(server: Server) -> None:
+    env = {"DCPY_LIFECYCLE_DATA_DIR": str(server.state)}
+    result = orchestration("up", "--port", str(free_port()), project=server.project, env=env)
+    assert result.returncode == 1
+    assert result.stderr == (
+        f"Another `up` runs on {server.state / 'dagster'}, and Dagster's state is for one only. "
+        "End it, or give this one its own with DCPY_LIFECYCLE_DATA_DIR or DAGSTER_HOME.\n"
     )
     assert server.locations() == dict.fromkeys(("ingest", *PRODUCTS))
 

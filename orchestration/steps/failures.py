@@ -417,10 +417,10 @@ LOAD: Rows = [
 
 ANY: Rows = [
     (
-        # DuckDB and GDAL have errors of their own for it.
+        # DuckDB, GDAL and Postgres have errors of their own for it.
         "Exception",
-        r"\[Errno 28\]|No space left on device",
-        "The disk is full. Free some space, then run this again.",
+        r"\[Errno (28|122)\]|No space left on device|[Dd]isk quota exceeded",
+        "The disk is full ({text}). Free some space, then run this again.",
     ),
     (
         "ModuleNotFoundError",
