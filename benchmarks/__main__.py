@@ -5,7 +5,6 @@ the products of DATA_ENGINEERING_ROOT where it is set. Memory is the proportiona
 all processes, in MB. It takes half an hour, nearly all of it `dagster dev`'s.
 """
 
-import json
 import os
 import platform
 import resource
@@ -17,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,13 +23,18 @@ from typing import Any
 
 import dagster
 
+from orchestration import OrchestrationError
 from orchestration.checkout import products_file
+from orchestration.graphql import query
 from orchestration.products import read_products
+from orchestration.reaper import descendants
 
 PROJECT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "RESULTS.md"
 BIN = Path(sys.executable).parent
 REPEATS = 3
+# By then the daemon has loaded everything, too.
+SETTLE_SECONDS = 5.0
 TEMPLATES = 200
 STAGES = ("plan", "load", "build", "package")
 LOCATIONS_QUERY = """
@@ -145,7 +148,7 @@ def start_table() -> list[str]:
                     measured[way][0].append(seconds)
                     measured[way][1].append(memory)
                     progress(f"{name} locations, {way}: {seconds:.1f} s, {memory:.0f} MB")
-        base = statistics.median(measured["`up`"][0])
+        base_seconds, base_memory = map(statistics.median, measured["`up`"])
         for way, (seconds_of, memory_of) in measured.items():
             rows.append(
                 (
@@ -153,10 +156,12 @@ def start_table() -> list[str]:
                     way,
                     spread(seconds_of, "s"),
                     spread(memory_of, "MB", digits=0),
-                    f"{statistics.median(seconds_of) / base:.1f}",
+                    f"{statistics.median(seconds_of) / base_seconds:.1f}",
+                    f"{statistics.median(memory_of) / base_memory:.1f}",
                 )
             )
-    return markdown(("locations", "started by", "ready", "memory", "time / `up`"), rows)
+    heading = ("locations", "started by", "ready", "memory", "time / `up`", "memory / `up`")
+    return markdown(heading, rows)
 
 
 def own_checkout() -> list[tuple[str, int, Path]]:
@@ -180,12 +185,16 @@ def run_table() -> list[str]:
                     "repositoryLocationName": location,
                     "repositoryName": "__repository__",
                 }
-                graphql(url, ADD_PARTITION, {"selector": selector, "set": name, "key": "main"})
+                query(url, ADD_PARTITION, {"selector": selector, "set": name, "key": "main"})
                 measured[way] = [launch_and_wait(url, selector) for _ in range(REPEATS + 1)][1:]
                 progress(f"no-op product, {way}: {measured[way]}")
+    base = statistics.median(measured["`up`"])
     return markdown(
-        ("started by", "launch to success"),
-        [(way, spread(seconds, "s")) for way, seconds in measured.items()],
+        ("started by", "launch to success", "time / `up`"),
+        [
+            (way, spread(seconds, "s"), f"{statistics.median(seconds) / base:.1f}")
+            for way, seconds in measured.items()
+        ],
     )
 
 
@@ -238,7 +247,7 @@ def load_table() -> list[str]:
     return markdown(
         ("location", "CPU time", "beside an empty one"),
         [
-            (name, spread(seconds, "s"), f"{statistics.median(seconds) - base:+.3f} s")
+            (name, spread(seconds, "s", digits=3), f"{statistics.median(seconds) / base - 1:+.1%}")
             for name, seconds in measured.items()
         ],
     )
@@ -383,7 +392,7 @@ def running(
             yield f"http://127.0.0.1:{port}", process
         finally:
             # Not gently: `dagster dev` takes a minute to end its servers.
-            for pid in family_of(process.pid):
+            for pid in {process.pid} | descendants({process.pid}):
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             process.wait()
@@ -392,13 +401,15 @@ def running(
 def measure_start(
     serve: Callable[[Path], Any], project: Path, expected: int
 ) -> tuple[float, float]:
-    """Seconds until so many locations are loaded, and then the memory in MB."""
+    """Seconds until so many locations are loaded, and the memory in MB some seconds later."""
     started = time.perf_counter()
     with serve(project) as (url, process):
         if serve is not serve_up:
             started = time.perf_counter()
         wait_until_loaded(url, expected)
-        return time.perf_counter() - started, memory_of(process.pid)
+        seconds = time.perf_counter() - started
+        time.sleep(SETTLE_SECONDS)
+        return seconds, memory_of(process.pid)
 
 
 def wait_until_loaded(url: str, expected: int, seconds: float = 600) -> list[str]:
@@ -406,8 +417,8 @@ def wait_until_loaded(url: str, expected: int, seconds: float = 600) -> list[str
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         try:
-            entries = graphql(url, LOCATIONS_QUERY)["workspaceOrError"]["locationEntries"]
-        except (OSError, KeyError):
+            entries = query(url, LOCATIONS_QUERY)["workspaceOrError"]["locationEntries"]
+        except OrchestrationError:
             entries = []
         kinds = [(entry["locationOrLoadError"] or {}).get("__typename") for entry in entries]
         if "PythonError" in kinds:
@@ -431,10 +442,10 @@ def launch_and_wait(url: str, selector: dict[str, str]) -> float:
         "executionMetadata": {"tags": [{"key": "dagster/partition", "value": "main"}]},
     }
     started = time.perf_counter()
-    launched = graphql(url, LAUNCH, {"execution": execution})["launchPipelineExecution"]
+    launched = query(url, LAUNCH, {"execution": execution})["launchPipelineExecution"]
     run_id = launched["run"]["runId"]
     while time.perf_counter() - started < 120:
-        status = graphql(url, RUN, {"id": run_id})["runOrError"]["status"]
+        status = query(url, RUN, {"id": run_id})["runOrError"]["status"]
         if status == "SUCCESS":
             return time.perf_counter() - started
         if status in ("FAILURE", "CANCELED"):
@@ -446,38 +457,13 @@ def launch_and_wait(url: str, selector: dict[str, str]) -> float:
 def memory_of(root: int) -> float:
     """The PSS of a process and its descendants, in MB."""
     total = 0
-    for pid in family_of(root):
+    for pid in {root} | descendants({root}):
         try:
             lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         except OSError:
             continue
         total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
     return total / 1024
-
-
-def family_of(root: int) -> set[int]:
-    """A process and its descendants."""
-    parents: dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                stat = (entry / "stat").read_text(errors="replace")
-            except OSError:
-                continue
-            parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
-    family, new = {root}, {root}
-    while new := {pid for pid, parent in parents.items() if parent in new} - family:
-        family |= new
-    return family
-
-
-def graphql(url: str, query: str, variables: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The data of the answer."""
-    body = json.dumps({"query": query, "variables": variables or {}}).encode()
-    request = urllib.request.Request(f"{url}/graphql", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=300) as response:
-        data: dict[str, Any] = json.load(response)["data"]
-    return data
 
 
 def free_port() -> int:

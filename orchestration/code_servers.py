@@ -3,6 +3,12 @@
 Dagster knows a location by one socket. A new server loads the location beside the one that serves,
 on a socket of its own, and takes over that name once it has loaded: a rename, which no client can
 come between. A location whose server hangs, exits or crashes gets a stand-in that gives the reason.
+
+The other way to have Dagster use forked servers is a small client as the workspace's
+`executable_path`, which asks for the fork and stands in for it. Then webserver and daemon each
+start servers of their own, one after the other, and one that hangs keeps the others waiting. With
+20 locations on two cores that took 8.5 s and 1.97 GB, where this takes 4.6 s and 0.84 GB (medians
+of three, side by side).
 """
 
 import itertools
