@@ -49,6 +49,7 @@ LOOK_SECONDS = 1.0
 # How much longer than the others a location may take to load before nobody waits for it any more,
 # and how long they take as long as none of them has loaded.
 PATIENCE_SECONDS = 1.0
+COLD_PATIENCE_SECONDS = 30.0
 LIKELY_LOAD_SECONDS = 4.0
 # The longest pause between two locations when the UI reloads all.
 RELOAD_PAUSE_SECONDS = 2.0
@@ -174,9 +175,9 @@ class Supervisor:
             (server.load_seconds for server in servers if server.load_seconds is not None),
             default=LIKELY_LOAD_SECONDS,
         )
+        patience = PATIENCE_SECONDS if self.forkserver.warm else COLD_PATIENCE_SECONDS
         return all(
-            server.is_settled or server.loading_seconds > usual + PATIENCE_SECONDS
-            for server in servers
+            server.is_settled or server.loading_seconds > usual + patience for server in servers
         )
 
     @property
