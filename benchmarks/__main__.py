@@ -307,7 +307,8 @@ def make_checkout(checkout: Path, products: int) -> None:
 
 def environment(project: Path) -> dict[str, str]:
     """The environment of what is measured."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("DAGSTER_", "DCPY_"))}
+    others = ("DAGSTER_", "DCPY_", "PYTHONDONTWRITEBYTECODE")
+    env = {k: v for k, v in os.environ.items() if not k.startswith(others)}
     env["DATA_ENGINEERING_ROOT"] = str(project / "checkout")
     if (project / "python").exists():
         env["DCPY_PYTHON"] = str(project / "python")

@@ -1,5 +1,6 @@
 """Processes that have imported everything already, so that many can be started, and killed."""
 
+import itertools
 import os
 import signal
 import sys
@@ -119,24 +120,28 @@ def descendants(pid: int) -> set[int]:
     return {each for each in found if is_running(each)}
 
 
-def at_instruction(
-    number: int, module: str, strike: Callable[[], object]
+def on_instructions(
+    module: str, strike: Callable[[int], object]
 ) -> Callable[[FrameType, str, Any], Any]:
-    """A trace function that strikes before the module's instruction of that number is executed."""
-    count = -1
+    """A trace function that strikes before each of the module's instructions, with its number."""
+    numbers = itertools.count()
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
-        nonlocal count
         if frame.f_globals.get("__name__") != module:
             return None
         frame.f_trace_opcodes = True
         if event == "opcode":
-            count += 1
-            if count == number:
-                strike()
+            strike(next(numbers))
         return trace
 
     return trace
+
+
+def at_instruction(
+    number: int, module: str, strike: Callable[[], object]
+) -> Callable[[FrameType, str, Any], Any]:
+    """A trace function that strikes before the module's instruction of that number."""
+    return on_instructions(module, lambda reached: reached == number and strike())
 
 
 def kill_self() -> None:

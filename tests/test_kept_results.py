@@ -27,6 +27,7 @@ from tests.forks import (
     descendants,
     forked,
     kill_self,
+    on_instructions,
 )
 from tests.materializing import failure_of
 from tests.processes import is_running, tree, wait_until
@@ -352,16 +353,18 @@ def write_many_products(checkout: Path, count: int) -> None:
     (checkout / "products" / "products.yml").write_text(yaml.safe_dump({"products": products}))
 
 
-def time_generation(checkout: Path, project: Path) -> None:
-    """Generates, and prints how long that took."""
-    started = time.monotonic()
+def count_instructions(checkout: Path, project: Path) -> None:
+    """Generates, and prints how many instructions of the generator that takes."""
+    reached = [0]
+    sys.settrace(on_instructions("orchestration.generate", reached.append))
     generate(checkout, project)
-    print(time.monotonic() - started)
+    sys.settrace(None)
+    print(reached[-1])
 
 
-def generate_for(checkout: Path, project: Path, seconds: float) -> None:
-    """Generates, but is killed after so many seconds."""
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+def generate_until(checkout: Path, project: Path, number: int) -> None:
+    """Generates, but is killed before the instruction of that number."""
+    sys.settrace(at_instruction(number, "orchestration.generate", kill_self))
     generate(checkout, project)
 
 
@@ -379,19 +382,21 @@ def test_every_generated_file_is_the_old_or_the_new_one_when_the_generator_is_ki
 
     own = {LOCATIONS / "__init__.py": on_disk()[LOCATIONS / "__init__.py"]}
     write_many_products(checkout, 8)
-    with forked(time_generation, checkout, project, log=tmp_path / "seconds") as fork:
+    with forked(count_instructions, checkout, project, log=tmp_path / "instructions") as fork:
         assert fork.wait() == 0, fork.output
-    seconds = float(fork.output)
+    instructions = int(fork.output)
     states = set()
     for number in range(KILLS):
         old = on_disk()
         write_many_products(checkout, 4 + number % 8)
         new = rendered() | own
-        moment = chosen.uniform(0.001, seconds)
+        # Every other one at the end, where the new files take their places.
+        moment = chosen.randrange(instructions * 4 // 5 if number % 2 else 0, instructions)
         with forked(
-            generate_for, checkout, project, moment, log=tmp_path / "generator.log"
+            generate_until, checkout, project, moment, log=tmp_path / "generator.log"
         ) as fork:
-            assert fork.wait() in (0, -signal.SIGALRM), fork.output
+            # One that writes fewer files may be done before.
+            assert fork.wait() in (0, -signal.SIGKILL), fork.output
         found = on_disk()
         assert all(text in (old.get(path), new.get(path)) for path, text in found.items())
         named = yaml.safe_load(found[WORKSPACE])["load_from"]
