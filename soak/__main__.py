@@ -214,8 +214,8 @@ class Soak:
         for run in list(self.active):
             run.status = states[run.id]["status"]
             tags = {tag["key"]: tag["value"] for tag in states[run.id]["tags"]}
-            if WORKER_TAG in tags:
-                run.pid = int(tags[WORKER_TAG].partition(":")[0])
+            if worker := tags.get(WORKER_TAG):
+                run.pid = int(worker.partition(":")[0])
             if run.status in ("SUCCESS", "FAILURE", "CANCELED"):
                 self.active.remove(run)
                 if run.status != run.expected:

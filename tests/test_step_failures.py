@@ -506,6 +506,12 @@ RECORDED = [
         ("disk is full", "Free some space"),
     ),
     (
+        "load",
+        "_duckdb.IOException",
+        'IO Error: Could not write file "/srv/x.duckdb": No space left on device',
+        ("disk is full", "/srv/x.duckdb", "Free some space"),
+    ),
+    (
         "ingest",
         "botocore.exceptions.NoCredentialsError",
         "Unable to locate credentials",
