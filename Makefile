@@ -20,10 +20,11 @@ lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-# Always on the bundled sample; on a real checkout, too, where DATA_ENGINEERING_ROOT names one and
-# DCPY_PYTHON an interpreter with its dcpy.
+# Always on the bundled sample, whose locations it generates; on a real checkout, too, where
+# DATA_ENGINEERING_ROOT names one and DCPY_PYTHON an interpreter with its dcpy.
 test: $(VENV)/installed-dev $(if $(DCPY_PYTHON),$(MOTO)/installed)
 	@$(MAKE) --no-print-directory dcpy DATA_ENGINEERING_ROOT=$(SAMPLE) DCPY_PYTHON=
+	@DATA_ENGINEERING_ROOT=$(SAMPLE) $(PYTHON) -m orchestration generate
 	PATH="$(abspath $(MOTO)/bin):$$PATH" $(PYTHON) -m pytest --numprocesses auto --dist loadfile
 
 soak: $(VENV)/installed-dev
