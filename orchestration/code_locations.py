@@ -40,6 +40,8 @@ class CodeLocations:
         self._root, self._selection, self._watches = root, selection, watches
         self._folder, self._forkserver, self._env = folder, forkserver, env
         self._watch = Watch(root)
+        self._is_behind = False
+        self._complaint = ""
 
     @property
     def are_settled(self) -> bool:
@@ -99,7 +101,7 @@ class CodeLocations:
             self._leaving.append(server)
         for name in [name for name in wanted if name not in self.servers]:
             self.servers[name] = CodeServer(name, self._folder, self._forkserver, self._env)
-            self.servers[name].attend()
+            self.servers[name].load()
 
     def follow(self) -> None:
         """Brings what is served up to date with the files.
@@ -109,17 +111,22 @@ class CodeLocations:
         try:
             sources = self._watches and self._watch.products_changed()
             generated = self._watch.workspace_changed()
-            if sources or (self._watches and generated):
+            if sources or (self._watches and generated) or self._is_behind:
                 self.generate()
-            if generated or self._watch.workspace_changed():
+            if generated or self._watch.workspace_changed() or self._is_behind:
                 self.sync()
+            self._is_behind, self._complaint = False, ""
             if self._watches:
                 for name in self._watch.changed_locations(self.products):
                     if name in self.servers:
                         print(f"[{name}] reloading", flush=True)
                         self.servers[name].load()
         except (OrchestrationError, OSError) as error:
-            print(f"{error}\nNothing was changed; everything goes on as it was.", flush=True)
+            # What the system refuses now it may do later; what is wrong in a file it never will.
+            is_known = self._is_behind and self._complaint == str(error)
+            self._is_behind, self._complaint = isinstance(error, OSError), str(error)
+            if not is_known:
+                print(f"{error}\nNothing was changed; everything goes on as it was.", flush=True)
 
     def attend(self) -> None:
         """Takes the next step with each; to be called again and again."""

@@ -52,6 +52,9 @@ class CodeServer:
         self._forkserver = forkserver
         # To serve definitions it needs no instance, and opening one takes time and 14 MB.
         self._env = {name: value for name, value in env.items() if name != "DAGSTER_HOME"}
+        if not forkserver.warm:
+            # A stock server that has to be killed leaves its own temporary folder behind.
+            self._env["TMPDIR"] = str(folder)
         self._serving: Service | None = None
         self._loading: Service | None = None
         self._excuse: str | None = None
@@ -60,6 +63,7 @@ class CodeServer:
         self._restart_at = 0.0
         self._quick_ends = 0
         self._pause_until = 0.0
+        self._is_due = False
         self._began = 0.0
         self.problem: str | None = None
         self.load_seconds: float | None = None
@@ -72,7 +76,7 @@ class CodeServer:
     @property
     def is_settled(self) -> bool:
         """Whether something answers for the location, be it with the reason why it cannot."""
-        return self._loading is None and self._serving is not None
+        return self._loading is None and self._serving is not None and not self._is_due
 
     @property
     def services(self) -> list[Service]:
@@ -88,9 +92,9 @@ class CodeServer:
     def load(self) -> None:
         """Loads the location afresh; what serves now goes on until that is done."""
         self.stop_loading()
-        self._excuse = None
         self._began = time.monotonic()
-        self._loading = self._start(f"{LOCATIONS_PACKAGE}.{self.name}")
+        self._is_due, self._pause_until = True, 0.0
+        self.attend()
 
     def _start(
         self, module: str, *options: str, more_env: Mapping[str, str] | None = None
@@ -135,7 +139,7 @@ class CodeServer:
 
     def end(self) -> None:
         """Ends it for good."""
-        self._has_ended = True
+        self._has_ended, self._is_due = True, False
         self.stop_loading()
         if self._serving:
             self._retire(self._serving)
@@ -155,15 +159,17 @@ class CodeServer:
             self._attend_current()
         except OSError as error:
             self._pause_until = time.monotonic() + RETRY_SECONDS
-            print(f"[{self.name}] no process for its server: {error.strerror}", flush=True)
+            self._is_due = self._loading is None and not self._has_ended
+            print(f"[{self.name}] its server cannot be started: {error.strerror}", flush=True)
 
     def _attend_current(self) -> None:
-        if self._loading:
+        if self._is_due:
+            self._excuse = None
+            self._loading = self._start(f"{LOCATIONS_PACKAGE}.{self.name}")
+            self._is_due = False
+        elif self._loading:
             self._attend_loading(self._loading)
-        elif self._serving is None:
-            if not self._has_ended:
-                self.load()
-        elif (status := self._serving.process.poll()) is not None:
+        elif self._serving and (status := self._serving.process.poll()) is not None:
             if self._excuse:
                 serving, self._serving = self._serving, None
                 self._fail(f"Its server {ending(status)} while loading", serving)
@@ -240,4 +246,7 @@ def ending(status: int) -> str:
     """How a process ended, in words; the status is negative for a signal."""
     if status >= 0:
         return f"ended with exit code {status}"
-    return f"was ended by {signal.Signals(-status).name}"
+    try:
+        return f"was ended by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"was ended by signal {-status}"

@@ -5,6 +5,7 @@ They get a workspace file of sockets, so that they share the locations' code ser
 
 import socket
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -31,6 +32,7 @@ class DagsterServices:
         self.url = f"http://{host}:{port}"
         self.published: list[str] = []
         """The locations that they know of."""
+        self._daemon_knows: list[str] = []
         self._host, self._port = host, port
         self._workspace = folder / WORKSPACE
         self._forkserver, self._env = forkserver, env
@@ -67,6 +69,8 @@ class DagsterServices:
             own = ["dagster-daemon", "run"]
         command = [*own, "--log-level", "warning", "--workspace", str(self._workspace)]
         self._running[name] = Service(name, self._forkserver, command, env=self._env)
+        if name == DAEMON:
+            self._daemon_knows = self.published
 
     def keep(self) -> bool:
         """Starts again what has ended; False where it ended before it was up for the first time."""
@@ -83,6 +87,7 @@ class DagsterServices:
                 try:
                     self._start(name)
                 except OSError as error:
+                    service.started = time.monotonic()
                     print(f"No process for the {name}: {error.strerror}.", flush=True)
         return True
 
@@ -102,7 +107,12 @@ class DagsterServices:
         try:
             query(self.url, "mutation { reloadWorkspace { __typename } }")
         except OrchestrationError as error:
-            sys.exit(str(error))
+            sys.exit(f"The webserver has not taken over the locations: {error.__cause__ or error}")
+
+    @property
+    def daemon_is_behind(self) -> bool:
+        """Whether the daemon was started on other locations than those that were written down."""
+        return self._daemon_knows != self.published
 
     def end_daemon(self) -> None:
         """Tells the daemon to end."""

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol
@@ -110,7 +111,7 @@ class Forkserver:
         )
 
     def call(self, work: Callable[[], None], *, env: Mapping[str, str], output: int) -> Process:
-        """Runs a function in a fork."""
+        """Runs a function in a fork. Raises OSError where the system refuses a process."""
         sys.stdout.flush()
         sys.stderr.flush()
         process = multiprocessing.get_context("fork").Process(
@@ -118,8 +119,15 @@ class Forkserver:
         )
         # A signal that came before the fork has handlers of its own would be lost on it.
         signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
+        before = set(os.listdir("/dev/fd"))
         try:
             process.start()
+        except OSError:
+            # multiprocessing leaves its pipes open where the system refuses a process.
+            for left in set(os.listdir("/dev/fd")) - before:
+                with suppress(OSError):
+                    os.close(int(left))
+            raise
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED_SIGNALS)
         return _Forked(process)

@@ -62,9 +62,10 @@ def render(products: Sequence[Product]) -> dict[Path, str]:
     except jinja2.TemplateSyntaxError as error:
         place = f"{error.filename}:{error.lineno}"
         raise OrchestrationError(f"{place}: {error.message}. Mend the template.") from error
-    except jinja2.TemplateError as error:
+    except Exception as error:
+        # A template can do, and so raise, what it likes.
         raise OrchestrationError(
-            f"{PROJECT_ROOT / 'templates'}: {error}. Mend the template."
+            f"{PROJECT_ROOT / 'templates'}: {type(error).__name__}: {error}. Mend the template."
         ) from error
 
 

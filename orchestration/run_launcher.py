@@ -23,7 +23,7 @@ class ForkedRunLauncher(DefaultRunLauncher):
     """Has `up` fork the run's process; where there is no `up`, does what Dagster does."""
 
     def launch_run(self, context: LaunchRunContext) -> None:
-        """Starts the run. Raises RuntimeError when `up` does not answer."""
+        """Starts the run. Raises RuntimeError when `up` refuses, OSError when it is gone."""
         run = context.dagster_run
         # A run that repeats another has the other's tags.
         launching = {WORKER_TAG: "", LAUNCHER_TAG: process_identity(os.getpid())}

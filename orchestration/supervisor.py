@@ -29,6 +29,7 @@ from orchestration.code_servers import CodeServer, ending
 from orchestration.dagster_services import DagsterServices
 from orchestration.environment import dcpy_python, problem_with_dcpy
 from orchestration.forkserver import Forkserver, Process
+from orchestration.generate import LOCATIONS
 from orchestration.instance import (
     add_starter_partitions,
     note_death,
@@ -44,6 +45,7 @@ from orchestration.storage import lifecycle_dir
 LOOK_SECONDS = 1.0
 # The longest pause between two locations when the UI reloads all.
 RELOAD_PAUSE_SECONDS = 2.0
+LONGEST_PAUSE_SECONDS = 60.0
 
 
 class Supervisor:
@@ -63,6 +65,7 @@ class Supervisor:
         # What the webserver asks to reload only because it reads its workspace file again.
         self._spared: set[str] = set()
         self._last_reload = -math.inf
+        self._pause = RELOAD_PAUSE_SECONDS
         self._last_look = 0.0
         # The name of a Unix socket has room for some hundred characters.
         short = "/tmp" if len(tempfile.gettempdir()) > 60 else None
@@ -89,15 +92,19 @@ class Supervisor:
         )
 
     def _claim(self, home: Path) -> None:
-        # Held as long as this process lives; whatever it forks closes it.
-        self._claimed = open(home / "up.lock", "w")  # noqa: SIM115
-        try:
-            fcntl.flock(self._claimed, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OrchestrationError(
-                f"Another `up` runs on {home}, and Dagster's state is for one only. End it, or "
-                "give this one its own with DCPY_LIFECYCLE_DATA_DIR or DAGSTER_HOME."
-            ) from None
+        # Held as long as this process lives; whatever it forks closes them.
+        self._claimed = [
+            open(home / "up.lock", "w"),  # noqa: SIM115
+            open(PROJECT_ROOT / LOCATIONS / "__init__.py"),  # noqa: SIM115
+        ]
+        for claimed, what in zip(self._claimed, (home, PROJECT_ROOT), strict=True):
+            try:
+                fcntl.flock(claimed, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise OrchestrationError(
+                    f"Another `up` runs on {what}, which is for one only. End it, or run this one "
+                    "in a clone of its own, with a lifecycle folder and DAGSTER_HOME of its own."
+                ) from None
 
     def _listen(self) -> None:
         wake_read, wake_write = os.pipe()
@@ -152,7 +159,7 @@ class Supervisor:
                 try:
                     self._publish()
                 except OSError as error:
-                    _say(f"No process to tell of the new locations: {error.strerror}.")
+                    _say(f"Dagster cannot be told of the new locations: {error.strerror}.")
                     self._publish_again()
         return 0
 
@@ -160,7 +167,7 @@ class Supervisor:
     def _is_quiet(self) -> bool:
         """Whether the UI is not reloading all: that would end with the locations it began with."""
         since = time.monotonic() - self._last_reload
-        return not self._waiting and since > RELOAD_PAUSE_SECONDS
+        return not self._waiting and since > self._pause
 
     def _attend(self) -> None:
         """Waits a moment for something to happen, and does what there is to do."""
@@ -254,21 +261,26 @@ class Supervisor:
         self._spared = set(servers)
         replaced_before = self.locations.replaced
         refreshing = self._begin(self.dagster.reload_workspace)
-        self.dagster.end_daemon()
-        while not self.dagster.daemon_has_ended or refreshing.poll() is None:
+        is_behind = self.dagster.daemon_is_behind
+        if is_behind:
+            self.dagster.end_daemon()
+        while refreshing.poll() is None or (is_behind and not self.dagster.daemon_has_ended):
             self._attend()
             if self._stopping:
                 return
         self._spared.clear()
-        self.dagster.start_daemon()
+        if is_behind:
+            self.dagster.start_daemon()
         if refreshing.poll() or replaced_before != self.locations.replaced:
             # Of a server that was replaced meanwhile, Dagster may have asked the one before.
             self._publish_again()
         else:
+            self._pause = RELOAD_PAUSE_SECONDS
             _say(f"{len(servers)} code locations: {', '.join(servers)}")
 
     def _publish_again(self) -> None:
         self.dagster.published, self._last_reload = [], time.monotonic()
+        self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
 
     def _announce(self) -> None:
         if not self.dagster.are_up:
@@ -282,7 +294,11 @@ class Supervisor:
         )
 
     def _answer(self) -> None:
-        connection, _ = self.listener.accept()
+        try:
+            connection, _ = self.listener.accept()
+        except OSError as error:
+            _say(f"A request cannot be answered: {error.strerror}.")
+            return
         connection.settimeout(5)
         stream = connection.makefile("rw", encoding="utf-8")
         connection.close()
@@ -305,11 +321,7 @@ class Supervisor:
                     self._spared.remove(name)
                     _reply(stream, {"is_replaced": False})
                     return
-                try:
-                    self.locations.servers[name].load()
-                except OSError as error:
-                    _reply(stream, {"error": f"no process for the server: {error.strerror}"})
-                    return
+                self.locations.servers[name].load()
                 self._waiting.append((self.locations.servers[name], stream))
             case {"do": "reload", "location": _}:
                 _reply(stream, {"is_replaced": False})

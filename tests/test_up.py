@@ -89,8 +89,8 @@ def test_a_second_up_on_the_same_state_is_refused_with_a_sentence(server: Server
     result = orchestration("up", "--port", str(free_port()), project=server.project, env=env)
     assert result.returncode == 1
     assert result.stderr == (
-        f"Another `up` runs on {server.state / 'dagster'}, and Dagster's state is for one only. "
-        "End it, or give this one its own with DCPY_LIFECYCLE_DATA_DIR or DAGSTER_HOME.\n"
+        f"Another `up` runs on {server.state / 'dagster'}, which is for one only. End it, or run "
+        "this one in a clone of its own, with a lifecycle folder and DAGSTER_HOME of its own.\n"
     )
     assert server.locations() == dict.fromkeys(("ingest", *PRODUCTS))
 
