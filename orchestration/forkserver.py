@@ -119,18 +119,27 @@ class Forkserver:
         )
         # A signal that came before the fork has handlers of its own would be lost on it.
         signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
-        before = set(os.listdir("/dev/fd"))
+        before = _open_files()
         try:
             process.start()
         except OSError:
             # multiprocessing leaves its pipes open where the system refuses a process.
-            for left in set(os.listdir("/dev/fd")) - before:
-                with suppress(OSError):
-                    os.close(int(left))
+            for left in _open_files() - before:
+                os.close(left)
             raise
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED_SIGNALS)
         return _Forked(process)
+
+
+def _open_files() -> set[int]:
+    found = set()
+    for name in os.listdir("/dev/fd"):
+        # Not the one that listed them.
+        with suppress(OSError):
+            os.fstat(int(name))
+            found.add(int(name))
+    return found
 
 
 def _in_fork(work: Callable[[], None], env: Mapping[str, str], output: int) -> None:
