@@ -79,9 +79,9 @@ class CodeLocations:
         """
         self.products, changes = generate(self._root)
         for change in changes:
-            print(f"generated {change.path}" if change.new else f"removed {change.path}")
+            print(f"{'generated' if change.new else 'removed'} {change.path}", flush=True)
         for warning in warnings(self.products, self._root):
-            print(f"warning: {warning}")
+            print(f"warning: {warning}", flush=True)
 
     def sync(self) -> None:
         """Starts the servers of new locations, and ends those of removed ones.
@@ -111,11 +111,14 @@ class CodeLocations:
         try:
             sources = self._watches and self._watch.products_changed()
             generated = self._watch.workspace_changed()
-            if sources or (self._watches and generated) or self._is_behind:
+            is_due = sources or generated or self._is_behind
+            if is_due and self._watches:
                 self.generate()
             if generated or self._watch.workspace_changed() or self._is_behind:
                 self.sync()
-            self._is_behind, self._complaint = False, ""
+            if is_due and self._complaint:
+                print("Everything can be read again.", flush=True)
+                self._is_behind, self._complaint = False, ""
             if self._watches:
                 for name in self._watch.changed_locations(self.products):
                     if name in self.servers:

@@ -22,7 +22,8 @@ def query(url: str, text: str, variables: dict[str, Any] | None = None) -> dict[
             answer = json.load(response)
     except (OSError, ValueError) as error:
         raise OrchestrationError(
-            f"There is no Dagster server at {url} ({error}). Start one with `make up`."
+            f"There is no Dagster server at {url} ({getattr(error, 'reason', error)}). Start one "
+            "with `make up`, or name another --port."
         ) from error
     if answer.get("errors"):
         raise OrchestrationError(f"The server at {url} refused: {answer['errors'][0]['message']}")

@@ -160,6 +160,7 @@ def test_an_invalid_save_changes_nothing_and_the_next_good_one_is_picked_up(
     assert server.server_pids() == before
 
     server.products.write_text(text.replace("bash build.sh", "bash build.sh && true"))
+    server.wait_for_output("Everything can be read again.")
     server.wait_for(
         lambda: changed(before, server.server_pids()) == {"park_access"}, PROMISED_SECONDS
     )

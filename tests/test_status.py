@@ -78,7 +78,7 @@ def test_it_says_in_a_sentence_that_there_is_no_server(
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.startswith(f"There is no Dagster server at http://127.0.0.1:{port} (")
-    assert said.err.endswith("Start one with `make up`.\n")
+    assert said.err.endswith("Start one with `make up`, or name another --port.\n")
     assert said.err.count("\n") == 1
 
 
