@@ -70,7 +70,7 @@ class CodeServer:
         """How long it took to load; None as long as it has not."""
         self.replaced = 0
         """How often another server has taken over."""
-        self._load_seconds = LOAD_SECONDS if forkserver.warm else COLD_LOAD_SECONDS
+        self._limit_seconds = LOAD_SECONDS if forkserver.warm else COLD_LOAD_SECONDS
         self._has_ended = False
 
     @property
@@ -189,9 +189,9 @@ class CodeServer:
                 self._retire(self._serving)
             self._serving, self._loading = loading, None
             self.replaced += 1
-        elif loading.age > self._load_seconds:
+        elif loading.age > self._limit_seconds:
             loading.process.kill()
-            self._fail(f"It did not load within {self._load_seconds:.0f} seconds", loading)
+            self._fail(f"It did not load within {self._limit_seconds:.0f} seconds", loading)
 
     def _fail(self, what: str, failed: Service, status: int | None = None) -> None:
         """Starts a server that can say what is wrong."""

@@ -30,12 +30,10 @@ from orchestration.workers import WORKER_TAG
 from tests.forks import command_of, descendants
 from tests.processes import wait_until
 from tests.server import (
-    LAUNCH,
     Server,
     checkout_of,
     copy_project,
     pretend_done,
-    selector,
     started,
 )
 
@@ -179,30 +177,13 @@ class Soak:
         befall: Callable[[Run], None] | None = None,
         limit: int | None = None,
     ) -> Run:
-        tags = {"dagster/partition": self.chosen.choice(PARTITIONS)}
-        if limit:
-            tags["dagster/max_runtime"] = str(limit)
-        parameters = {
-            "selector": {
-                **selector(slug),
-                "pipelineName": "__ASSET_JOB",
-                "assetSelection": [{"path": [slug, "build"]}],
-            },
-            "runConfigData": {},
-            "mode": "default",
-            "executionMetadata": {"tags": [{"key": key, "value": tags[key]} for key in tags]},
-        }
-
-        def launch() -> str:
-            answer = self.server.query(LAUNCH, parameters=parameters)["launchPipelineExecution"]
-            # A location that is broken for the moment has not what is asked for.
-            assert answer["__typename"] == "LaunchRunSuccess", answer
-            run_id: str = answer["run"]["runId"]
-            return run_id
-
+        partition = self.chosen.choice(PARTITIONS)
+        tags = {"dagster/max_runtime": str(limit)} if limit else {}
+        # A location that is broken for the moment has not what is asked for.
+        run = patiently(lambda: self.server.launch(slug, "build", partition=partition, tags=tags))
         what = befall.__name__.strip("_").replace("_", " ") if befall else ""
         what = f"{slug}: {what or ('limit' if limit else 'build')}"
-        return Run(patiently(launch), what, expected, befall)
+        return Run(run, what, expected, befall)
 
     def attend(self) -> None:
         """Brings the books up to date, and about what is to befall the runs that have started."""

@@ -12,7 +12,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from orchestration.__main__ import main
 from orchestration.checkout import PROJECT_ROOT
 from tests.processes import is_running
 
@@ -92,15 +91,6 @@ def forked(
     finally:
         fork.kill()
         fork.wait()
-
-
-@contextmanager
-def materializing(
-    selection: str, partition: str, *, log: Path, env: Mapping[str, str]
-) -> Iterator[Fork]:
-    """A process that is `python -m orchestration materialize`."""
-    with forked(main, ["materialize", selection, partition], log=log, env=env) as fork:
-        yield fork
 
 
 def descendants(pid: int) -> set[int]:

@@ -267,8 +267,10 @@ class Server:
         partition: str,
         job: str = "__ASSET_JOB",
         config: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> str:
         """Launches a run of the location's assets as the UI does; gives its id."""
+        tags = {"dagster/partition": partition, **(tags or {})}
         parameters = {
             "selector": {
                 **selector(location),
@@ -277,7 +279,7 @@ class Server:
             },
             "runConfigData": config or {},
             "mode": "default",
-            "executionMetadata": {"tags": [{"key": "dagster/partition", "value": partition}]},
+            "executionMetadata": {"tags": [{"key": key, "value": tags[key]} for key in tags]},
         }
         answer = self.query(LAUNCH, parameters=parameters)["launchPipelineExecution"]
         assert answer["__typename"] == "LaunchRunSuccess", answer

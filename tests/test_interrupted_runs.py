@@ -4,10 +4,9 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 from dagster import DagsterInstance, DagsterRunStatus, job
@@ -17,12 +16,10 @@ from orchestration.workers import LAUNCHER_TAG, WORKER_TAG, process_identity
 from tests.forks import descendants
 from tests.processes import ORCHESTRATION, is_running, wait_until
 from tests.server import (
-    LAUNCH,
     Server,
     checkout_of,
     copy_project,
     pretend_done,
-    selector,
     serving,
     write_products,
 )
@@ -31,25 +28,6 @@ COMMANDS = {
     "flood": "yes 'a line of a build that says a lot' | head -c 1000000000; echo the end",
     "patient": "echo $$ > patient.pid; sleep 600",
 }
-
-
-def launch_with_tags(server: Server, slug: str, tags: Mapping[str, str]) -> str:
-    """Launches a run of the product's build with tags of its own, as the launchpad does."""
-    tags = {"dagster/partition": "main", **tags}
-    parameters = {
-        "selector": {
-            **selector(slug),
-            "pipelineName": "__ASSET_JOB",
-            "assetSelection": [{"path": [slug, "build"]}],
-        },
-        "runConfigData": {},
-        "mode": "default",
-        "executionMetadata": {"tags": [{"key": key, "value": tags[key]} for key in tags]},
-    }
-    answer: dict[str, Any] = server.query(LAUNCH, parameters=parameters)["launchPipelineExecution"]
-    assert answer["__typename"] == "LaunchRunSuccess", answer
-    run_id: str = answer["run"]["runId"]
-    return run_id
 
 
 def pid_in(file: Path) -> int:
@@ -117,7 +95,7 @@ def test_a_run_beyond_its_limit_is_ended_and_failed(
 ) -> None:
     # The same partition as the killed run's: neither lock nor slot are held by it any more.
     build_pid.unlink()
-    run = launch_with_tags(server, "patient", {"dagster/max_runtime": "1"})
+    run = server.launch("patient", "build", partition="main", tags={"dagster/max_runtime": "1"})
     build = pid_in(build_pid)
     server.wait_for_run(run, "FAILURE", seconds=30)
     assert "Exceeded maximum runtime of 1 seconds" in server.events(run)
