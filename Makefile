@@ -19,6 +19,7 @@ lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
 
 # Always on the bundled sample, whose locations it generates; on a real checkout, too, where
 # DATA_ENGINEERING_ROOT names one and DCPY_PYTHON an interpreter with its dcpy.
@@ -53,7 +54,7 @@ $(MOTO)/installed:
 # The checkout's own dcpy goes into the project's venv, unless another interpreter runs it.
 .PHONY: dcpy
 dcpy: $(VENV)/installed
-	@root=$$($(PYTHON) -m orchestration.checkout) && \
+	@root=$$($(PYTHON) -m orchestration.catalog.checkout) && \
 	if [ -z "$$DCPY_PYTHON" ] && [ -f "$$root/pyproject.toml" ] && \
 	   [ "$$root" != "$$(cat $(VENV)/dcpy 2>/dev/null)" ]; then \
 		$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable "$$root" && echo "$$root" > $(VENV)/dcpy; \

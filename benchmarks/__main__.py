@@ -24,10 +24,10 @@ from typing import Any
 import dagster
 
 from orchestration import OrchestrationError
-from orchestration.checkout import products_file
-from orchestration.graphql import query
-from orchestration.products import read_products
-from orchestration.reaper import descendants
+from orchestration.catalog.checkout import products_file
+from orchestration.catalog.products import read_products
+from orchestration.lifecycle.reaper import descendants
+from orchestration.server.graphql import query
 
 PROJECT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "RESULTS.md"

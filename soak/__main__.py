@@ -26,10 +26,10 @@ from typing import TypeVar
 import yaml
 
 from orchestration import OrchestrationError
-from orchestration.workers import WORKER_TAG
-from tests.forks import command_of, descendants
-from tests.processes import wait_until
-from tests.server import (
+from orchestration.instance.workers import WORKER_TAG
+from tests.harness.forks import command_of, descendants
+from tests.harness.processes import wait_until
+from tests.harness.up_server import (
     Server,
     checkout_of,
     copy_project,

@@ -2,4 +2,4 @@
 
 import pytest
 
-pytest.register_assert_rewrite("tests.materializing", "tests.real_dcpy")
+pytest.register_assert_rewrite("tests.harness.materializing", "tests.harness.real_dcpy")

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from orchestration.checkout import PROJECT_ROOT, SAMPLE_ROOT
-from tests.processes import NYC
+from orchestration.catalog.checkout import PROJECT_ROOT, SAMPLE_ROOT
+from tests.harness.processes import NYC
 
 # Whoever runs the tests has settings of their own, none of which may decide how they end.
 OTHER_PEOPLES = re.compile(

@@ -11,17 +11,18 @@ from typing import Any
 import pytest
 
 from orchestration import OrchestrationError
-from orchestration.checkout import SAMPLE_ROOT, products_file, templates_folder
-from orchestration.generate import LOCATIONS, WORKSPACE, pending_changes, write
-from orchestration.ingest import ingest_definitions
-from orchestration.ingest_templates import read_template
-from orchestration.partitions import PartitionKeyError, check_key, read_build_key
-from orchestration.products import read_products
-from orchestration.recipes import input_datasets
-from orchestration.storage import build_folder, ingest_result, locked, staged
-from tests.materializing import failure_of, own_product
-from tests.mutations import mutated
-from tests.processes import NYC
+from orchestration.catalog.checkout import SAMPLE_ROOT, products_file, templates_folder
+from orchestration.catalog.ingest_templates import read_template
+from orchestration.catalog.partition_keys import PartitionKeyError, check_key, read_build_key
+from orchestration.catalog.products import read_products
+from orchestration.catalog.recipes import input_datasets
+from orchestration.definitions.ingest import ingest_definitions
+from orchestration.generator.generate import pending_changes, write
+from orchestration.generator.render import LOCATIONS, WORKSPACE
+from orchestration.lifecycle.results import build_folder, ingest_result, locked, staged
+from tests.harness.materializing import failure_of, own_product
+from tests.harness.mutations import mutated
+from tests.harness.processes import NYC
 
 PRODUCT_LISTS = 10_000
 FILES = 1_000

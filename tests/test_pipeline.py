@@ -16,9 +16,9 @@ import pytest
 import yaml
 from dagster import AssetKey, DagsterInstance, DagsterRunStatus, RunsFilter
 
-from orchestration.__main__ import main
-from orchestration.checkout import SAMPLE_ROOT
-from tests.processes import ORCHESTRATION, is_running, orchestration, tree, wait_until
+from orchestration.catalog.checkout import SAMPLE_ROOT
+from orchestration.cli.main import main
+from tests.harness.processes import ORCHESTRATION, is_running, orchestration, tree, wait_until
 
 BUILD = "2026.1-1_first"
 TEMPLATES = ("bpl_libraries", "nypl_libraries", "qpl_libraries")

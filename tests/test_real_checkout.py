@@ -19,14 +19,14 @@ import pytest
 import yaml
 from dagster import AssetKey, DagsterInstance
 
-from orchestration.checkout import PRODUCTS_FILE, PROJECT_ROOT
-from orchestration.ingest import build_ingest_asset
-from orchestration.ingest_templates import read_template
-from tests.materializing import failure_of, own_product
-from tests.processes import orchestration
-from tests.real_dcpy import NOT_OURS, POSTGRES_PASSWORD, RealCheckout, free_port
+from orchestration.catalog.checkout import PRODUCTS_FILE, PROJECT_ROOT
+from orchestration.catalog.ingest_templates import read_template
+from orchestration.definitions.ingest import build_ingest_asset
+from tests.harness.materializing import failure_of, own_product
+from tests.harness.processes import orchestration
+from tests.harness.real_dcpy import NOT_OURS, POSTGRES_PASSWORD, RealCheckout, free_port
 
-pytest_plugins = ["tests.real_dcpy"]
+pytest_plugins = ["tests.harness.real_dcpy"]
 
 POINTS = "Id,Boro Name,Value\n1,Bronx,1.5\n2,Queens,2.5\n3,Brooklyn,3.5\n"
 TEMPLATE = """\

@@ -9,10 +9,10 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from orchestration.__main__ import main
-from orchestration.redaction import MASK
-from orchestration.storage import make_private
-from tests.forks import forked
+from orchestration.cli.main import main
+from orchestration.lifecycle.redaction import MASK
+from orchestration.lifecycle.results import make_private
+from tests.harness.forks import forked
 
 PASSWORD = 'pa55/w"rd@of+the database'
 ENCODED = quote(PASSWORD, safe="")

@@ -1,0 +1,1 @@
+"""What the checkout says: where it is, its products, recipes and ingest templates."""

@@ -1,0 +1,29 @@
+"""Names that several rooms use: of stages, partition sets, jobs and code locations."""
+
+from collections.abc import Sequence
+
+STAGES = ("plan", "load", "build", "package")
+INGEST = "ingest"
+"""The code location of the ingest templates, and the first part of their asset keys."""
+STARTER_KEYS = ("nightly_qa", "main")
+"""The partitions that a product's builds have from the start."""
+
+
+def build_partition_set(slug: str) -> str:
+    """The name of the partition set of a product's builds; such names are Dagster-wide."""
+    return f"build_{slug}"
+
+
+def ingest_partition_set(template_id: str) -> str:
+    """The name of the partition set of an ingest template's versions."""
+    return f"ingest_{template_id}"
+
+
+def build_job(slug: str) -> str:
+    """The name of the job that runs all stages of a product."""
+    return f"build_{slug}"
+
+
+def location_names(slugs: Sequence[str]) -> list[str]:
+    """The names of all code locations, in the order of the workspace."""
+    return [INGEST, *slugs]

@@ -1,0 +1,87 @@
+"""What a partition key means, and which keys are accepted."""
+
+import hashlib
+import re
+import unicodedata
+from dataclasses import dataclass
+
+from orchestration import OrchestrationError
+
+MAX_KEY_LENGTH = 200
+# 63 bytes is Postgres's limit, and dcpy makes a second schema with `__tests` appended.
+MAX_SCHEMA_LENGTH = 63 - len("__tests")
+
+
+class PartitionKeyError(OrchestrationError):
+    """A partition key that cannot be a version or a build."""
+
+
+@dataclass(frozen=True)
+class BuildKey:
+    """A build's partition key, read: `version` is None where the recipe decides."""
+
+    version: str | None
+    note: str
+
+
+def check_key(key: str) -> str:
+    """The key itself, if it can name a folder of its own.
+
+    Raises PartitionKeyError otherwise.
+    """
+    if problem := _problem(key):
+        raise PartitionKeyError(
+            f"The partition key {key[:MAX_KEY_LENGTH]!r} cannot be used: {problem}. "
+            "Delete this partition and add one with another key."
+        )
+    return key
+
+
+def _problem(key: str) -> str | None:
+    if not key.strip():
+        return "it is empty"
+    if len(key) > MAX_KEY_LENGTH:
+        return f"it has {len(key)} characters, and at most {MAX_KEY_LENGTH} are allowed"
+    for character in key:
+        category = unicodedata.category(character)
+        if category[0] == "C" or category in ("Zl", "Zp"):
+            return f"it holds the control character {character!r}"
+        if character in ",/\\":
+            return f"it holds {character!r}"
+    if key[0] == ".":
+        return "it begins with a dot"
+    if key != key.strip():
+        return "it begins or ends with a space"
+    if key != unicodedata.normalize("NFC", key):
+        return "it holds an accent written as a character of its own (not in Unicode's form NFC)"
+    if len(key.encode()) > MAX_KEY_LENGTH:
+        return f"it has {len(key.encode())} bytes, too many for a folder's name"
+    return None
+
+
+def read_build_key(key: str) -> BuildKey:
+    """`<version>-<build note>`, split at the last dash; without a dash it is all note.
+
+    Raises PartitionKeyError where the key is refused, or has a dash with nothing on one side.
+    """
+    version, dash, note = check_key(key).rpartition("-")
+    if not dash:
+        return BuildKey(version=None, note=key)
+    if not version.strip() or not note.strip():
+        raise PartitionKeyError(
+            f"The partition key {key!r} cannot be used: it needs a version before its last dash "
+            "and a build note after it, such as 2026.1-1_first."
+        )
+    return BuildKey(version=version, note=note)
+
+
+def schema_name(slug: str, key: str) -> str:
+    """The Postgres schema of a build: a valid identifier, and no other build's.
+
+    Readable at the front; the hash at the end keeps apart what reads alike.
+    """
+    digest = hashlib.sha256(f"{slug}\0{key}".encode()).hexdigest()[:10]
+    readable = re.sub(r"[^a-z0-9_]+", "_", f"{slug}_{key}".lower())
+    if readable[0].isdigit() or readable.startswith("pg_"):
+        readable = f"_{readable}"
+    return f"{readable[: MAX_SCHEMA_LENGTH - len(digest) - 1]}_{digest}"

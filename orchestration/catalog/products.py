@@ -1,0 +1,253 @@
+"""products.yml: what a product is, and every way in which the file can be wrong."""
+
+import difflib
+import json
+import keyword
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    StrictStr,
+    ValidationError,
+)
+
+from orchestration.catalog.yaml_file import Place, Problem, YamlFileError, read_yaml_mapping
+
+MAX_SLUG_LENGTH = 100  # it is a file name, and a part of longer names
+RESERVED_SLUGS = frozenset({"ingest", "__init__"})
+# Dagster's own rule for owners: dagster/_core/definitions/utils.py, is_valid_owner.
+EMAIL = re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,}")
+
+
+def slug_of(product_id: str) -> str:
+    """The product id as a Python identifier: every run of other characters becomes one `_`."""
+    slug = re.sub(r"[^A-Za-z0-9_]+", "_", product_id)
+    return f"_{slug}" if slug[:1].isdigit() else slug
+
+
+def _text(value: str) -> str:
+    if not value.strip():
+        raise ValueError("is empty")
+    if "\0" in value:
+        raise ValueError("holds a NUL character")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError("holds half of a character")
+    return value
+
+
+def _path_below(value: str) -> str:
+    path = PurePosixPath(_text(value))
+    if path.is_absolute() or ".." in path.parts or "\\" in value:
+        raise ValueError("must be a relative path with `/` that stays in its folder, without `..`")
+    return value
+
+
+def _owner(value: str) -> str:
+    if EMAIL.fullmatch(value) or (
+        value.startswith("team:") and value.removeprefix("team:").strip()
+    ):
+        return value
+    raise ValueError("must be an e-mail address or `team:` and a name, such as team:housing")
+
+
+def _strategy(value: Any) -> Any:
+    if not isinstance(value, str | dict):
+        raise ValueError("must be a word, or a mapping such as {pin_to_source_dataset: dcp_x}")
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError("holds a value that is not text; put it in quotes") from error
+    return _text(value) if isinstance(value, str) else value
+
+
+Text = Annotated[StrictStr, AfterValidator(_text)]
+RelativePath = Annotated[StrictStr, AfterValidator(_path_below)]
+Owner = Annotated[StrictStr, AfterValidator(_owner)]
+VersionStrategy = Annotated[
+    Any,
+    PlainValidator(_strategy, json_schema_input_type=str | dict[str, Any]),
+]
+
+
+class ProductDefaults(BaseModel):
+    """The optional fields of a product, and what `defaults` can hold."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: RelativePath | None = Field(
+        None, description="The product's folder below products/. Default: the id."
+    )
+    recipe: RelativePath = Field(
+        "recipe.yml", description="The recipe's file name in the product's folder."
+    )
+    description: Text | None = Field(None, description="What the product is, shown in Dagster.")
+    owners: tuple[Owner, ...] = Field(
+        (), description="Who owns it: e-mail addresses, or team:name."
+    )
+    category: Text | None = Field(None, description="A word to group products by.")
+    version_strategy: VersionStrategy | None = Field(
+        None,
+        description="How the product is versioned, shown in Dagster. "
+        "What a build really does is decided by its recipe.",
+    )
+    python: Text | None = Field(
+        None, description="The interpreter for this product's lifecycle steps."
+    )
+
+
+class Product(ProductDefaults):
+    """One product of products.yml."""
+
+    id: Text = Field(description="The product's name, unique in the file.")
+    build_command: Text = Field(
+        description="The command of the build stage, run by bash in the product's folder."
+    )
+
+    @property
+    def slug(self) -> str:
+        """The id as a Python identifier."""
+        return slug_of(self.id)
+
+    @property
+    def folder(self) -> str:
+        """The product's folder below products/."""
+        return self.path or self.id
+
+
+class ProductsFile(BaseModel):
+    """products.yml as a whole."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    products: tuple[Product, ...] = Field(description="The products, one code location each.")
+    defaults: ProductDefaults | None = Field(
+        None, description="Values for the fields that a product leaves out."
+    )
+
+    def complete(self) -> tuple[Product, ...]:
+        """The products, with the defaults in the fields that they leave out."""
+        defaults = self.defaults.model_dump(exclude_unset=True) if self.defaults else {}
+        return tuple(
+            Product.model_validate(defaults | product.model_dump(exclude_unset=True))
+            for product in self.products
+        )
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of products.yml, for editors."""
+    return ProductsFile.model_json_schema() | {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "products.yml",
+    }
+
+
+def read_products(path: Path) -> tuple[Product, ...]:
+    """The products of the file at `path`, in its order.
+
+    Raises YamlFileError with everything that is wrong, each with its line.
+    """
+    data, lines = read_yaml_mapping(path)
+    try:
+        products = ProductsFile.model_validate(data).complete()
+    except ValidationError as error:
+        problems = [_problem(dict(e), data, lines) for e in error.errors()]
+        raise YamlFileError(path, list(dict.fromkeys(problems))) from error
+    if problems := list(_clashes(products, lines)):
+        raise YamlFileError(path, problems)
+    return products
+
+
+def _problem(error: dict[str, Any], data: Any, lines: dict[Place, int]) -> Problem:
+    place = tuple(error["loc"])
+    known = place
+    while known not in lines:
+        known = known[:-1]
+    return Problem(lines[known], _name_of(place, data) + _wording(error, place, data))
+
+
+def _name_of(place: Place, data: Any) -> str:
+    if len(place) < 2 or place[0] != "products":
+        return ""
+    entry = data["products"][place[1]]
+    product_id = entry.get("id") if isinstance(entry, dict) else None
+    return f"product {product_id!r}: " if product_id is not None else f"entry {int(place[1]) + 1}: "
+
+
+def _wording(error: dict[str, Any], place: Place, data: Any) -> str:
+    field = next((part for part in reversed(place) if isinstance(part, str)), "products")
+    given = error.get("input")
+    match error["type"]:
+        case "missing":
+            return f"`{field}` is missing"
+        case "extra_forbidden":
+            model = _model_at(place)
+            close = difflib.get_close_matches(field, model.model_fields, n=1)
+            known = ", ".join(model.model_fields)
+            return f"unknown key `{field}`; " + (
+                f"did you mean `{close[0]}`?" if close else f"known keys: {known}"
+            )
+        case "string_type":
+            if given is None:
+                return f"`{field}` is empty"
+            if isinstance(given, dict | list):
+                kind = "mapping" if isinstance(given, dict) else "list"
+                return f"`{field}` must be text, not a {kind}"
+            return f"`{field}`: YAML reads this as {given!r}, not as text; put it in quotes"
+        case "value_error":
+            return f"`{field}` {error['ctx']['error']} (it is {given!r})"
+        case "tuple_type":
+            return f"`{field}` must be a list"
+        case "model_type" | "model_attributes_type":
+            return "must be a mapping with the keys id and build_command"
+        case _:
+            return f"`{field}`: {error['msg']}"
+
+
+def _model_at(place: Place) -> type[BaseModel]:
+    if len(place) < 2:
+        return ProductsFile
+    return Product if place[0] == "products" else ProductDefaults
+
+
+def _clashes(products: tuple[Product, ...], lines: dict[Place, int]) -> Iterator[Problem]:
+    by_slug: dict[str, list[int]] = defaultdict(list)
+    for index, product in enumerate(products):
+        line = lines["products", index, "id"]
+        slug = product.slug
+        if len(slug) > MAX_SLUG_LENGTH:
+            yield Problem(
+                line, f"product {product.id[:40]!r}…: the id is longer than {MAX_SLUG_LENGTH}"
+            )
+        try:
+            _path_below(product.folder)
+        except ValueError:
+            yield Problem(
+                line, f"product {product.id!r}: such an id needs a `path`, its folder in products/"
+            )
+        if slug.lower() in RESERVED_SLUGS or keyword.iskeyword(slug):
+            yield Problem(
+                line,
+                f"product {product.id!r}: its name in Python would be `{slug}`, which is taken; "
+                "choose another id",
+            )
+        # Two names that differ in case only are one file on some systems.
+        others = by_slug[slug.lower()]
+        for other in others:
+            if products[other].id == product.id:
+                first = lines["products", other, "id"]
+                yield Problem(line, f"product {product.id!r} is there twice, first in line {first}")
+            else:
+                yield Problem(
+                    line,
+                    f"products {products[other].id!r} and {product.id!r} would both be called "
+                    f"`{slug}`; change one of the ids",
+                )
+        others.append(index)

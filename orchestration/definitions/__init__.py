@@ -1,0 +1,1 @@
+"""Factories of Dagster definitions, which the generated code locations call."""

@@ -1,0 +1,1 @@
+"""From products.yml to the generated code locations and workspace.yaml."""

@@ -1,0 +1,138 @@
+"""Writes what is generated: each file in one step, and none that somebody else wrote."""
+
+import difflib
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestration import OrchestrationError
+from orchestration.catalog.checkout import PROJECT_ROOT, product_folder, products_file
+from orchestration.catalog.products import Product, read_products
+from orchestration.generator.render import HEADER, LOCATIONS, WORKSPACE, render
+
+TEMPORARY_SUFFIX = ".generating"
+
+
+@dataclass(frozen=True)
+class Change:
+    """A generated file that is not as it should be; paths are relative to the project.
+
+    `old` is None where the file is missing, `new` where it has to go.
+    """
+
+    path: Path
+    old: str | None
+    new: str | None
+
+    @property
+    def diff(self) -> str:
+        """The change as a unified diff."""
+        return "".join(
+            difflib.unified_diff(
+                (self.old or "").splitlines(keepends=True),
+                (self.new or "").splitlines(keepends=True),
+                f"a/{self.path}" if self.old is not None else "/dev/null",
+                f"b/{self.path}" if self.new is not None else "/dev/null",
+            )
+        )
+
+
+def pending_changes(products: Sequence[Product], project: Path = PROJECT_ROOT) -> list[Change]:
+    """What the generator would write or remove.
+
+    Raises OrchestrationError when a file that it did not write is in the way.
+    """
+    wanted = render(products)
+    changes = []
+    for path, new in sorted(wanted.items()):
+        old = _read(project / path)
+        if old is not None and not old.startswith(HEADER):
+            raise OrchestrationError(
+                f"{project / path} was not generated, and the generator would write over it. "
+                "Rename that file, or the product."
+            )
+        if old != new:
+            changes.append(Change(path, old, new))
+    for file in sorted((project / LOCATIONS).glob("*.py")):
+        path = file.relative_to(project)
+        if path not in wanted and (old := _read(file)) is not None and old.startswith(HEADER):
+            changes.append(Change(path, old, None))
+    return changes
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_bytes().decode(errors="replace")
+    except FileNotFoundError:
+        return None
+
+
+def write(changes: Sequence[Change], project: Path = PROJECT_ROOT) -> None:
+    """Makes the changes: first the modules, then the workspace that names them, then the removals.
+
+    Each file changes in one step, and none does before all that is new is on the disk.
+    """
+    for folder in (project, project / LOCATIONS):
+        for leftover in folder.glob(f".*{TEMPORARY_SUFFIX}"):
+            leftover.unlink(missing_ok=True)
+    new: list[tuple[str, Path]] = []
+    try:
+        for change in sorted(changes, key=lambda change: change.path == WORKSPACE):
+            if change.new is not None:
+                path = project / change.path
+                new.append((_write_beside(path, change.new), path))
+        for name, path in new:
+            os.replace(name, path)
+    except BaseException:
+        for name, _ in new:
+            Path(name).unlink(missing_ok=True)
+        raise
+    for change in changes:
+        if change.new is None:
+            (project / change.path).unlink(missing_ok=True)
+
+
+def _write_beside(path: Path, text: str) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(
+        dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY_SUFFIX
+    )
+    try:
+        with open(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+    except BaseException as error:
+        Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError) and not error.filename:
+            error.filename = str(path)
+        raise
+    return name
+
+
+def warnings(products: Sequence[Product], root: Path) -> list[str]:
+    """A sentence for each product that cannot be planned as the checkout is."""
+    found = []
+    for product in products:
+        folder = product_folder(root, product.folder)
+        missing = folder if not folder.is_dir() else folder / product.recipe
+        if not missing.exists():
+            found.append(
+                f"product {product.id!r}: {missing.relative_to(root)} is missing; "
+                "its plan fails until it is there"
+            )
+    return found
+
+
+def generate(root: Path, project: Path = PROJECT_ROOT) -> tuple[list[Product], list[Change]]:
+    """Brings the project's generated files up to date with the checkout at `root`.
+
+    Gives the products and what was changed. Raises OrchestrationError, having written nothing.
+    """
+    products = list(read_products(products_file(root)))
+    changes = pending_changes(products, project)
+    write(changes, project)
+    return products, changes

@@ -1,0 +1,263 @@
+"""The one runner of child processes: every stage's work happens in one."""
+
+import codecs
+import math
+import os
+import re
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from dagster import AssetExecutionContext, Failure, MetadataValue
+
+from orchestration.lifecycle import reaper
+from orchestration.lifecycle.redaction import Redactor
+
+GRACE_SECONDS = 10.0
+REAPER_SECONDS = 10.0
+TAIL_LINES = 20
+MAX_LINE = 16_384
+MAX_LOG_BYTES = 64 * 2**20
+# What is held of the output that the log has no room for: enough for the last lines.
+KEPT_CHARACTERS = 4 * MAX_LINE
+# Every event is a row in Dagster's database, read whole by the UI.
+MAX_EVENT_CHARACTERS = 500_000
+EVENT_SECONDS = 0.5
+# What a terminal takes for colours and the like (ECMA-48, 5.4); nothing else does.
+CONTROL_SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A child that has ended."""
+
+    returncode: int
+    """Its exit status, negative for a signal."""
+    seconds: float
+    tail: str
+    """Its last lines of output."""
+
+    @property
+    def outcome(self) -> str:
+        """How it ended, in words."""
+        if self.returncode >= 0:
+            return f"ended with exit code {self.returncode}"
+        try:
+            name = signal.Signals(-self.returncode).name
+        except ValueError:
+            name = f"signal {-self.returncode}"
+        return f"was ended by {name}"
+
+    def failure(self, what: str, log: Path) -> Failure:
+        """The failure of the asset whose work this child was.
+
+        `what` is the sentence's beginning, `log` where the log is found afterwards.
+        """
+        last = f" Its last output:\n{self.tail}" if self.tail else " It printed nothing."
+        return Failure(
+            description=f"{what} {self.outcome}.{last}",
+            metadata={
+                "exit_code": self.returncode,
+                "log": MetadataValue.path(str(log)),
+                "log_tail": MetadataValue.md(f"```\n{self.tail}\n```"),
+            },
+            allow_retries=True,
+        )
+
+
+def run(
+    context: AssetExecutionContext,
+    *,
+    command: Sequence[str],
+    cwd: Path,
+    env: Mapping[str, str],
+    log: Path,
+    redact: Redactor,
+    grace: float = GRACE_SECONDS,
+) -> Finished:
+    """Runs the command to its end, its output going to the run's log and to `log` as it comes.
+
+    Nothing that it started is left when this returns or raises, nor when this process is killed.
+    When the run is cancelled the command gets SIGTERM, and SIGKILL after `grace` seconds.
+    """
+    started = time.monotonic()
+    output = _Output(context, log, redact)
+    reaper.adopt_orphans()
+    unrelated = reaper.descendants({os.getpid()})
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-S", reaper.__file__, str(grace), *command],
+        cwd=cwd,
+        env=dict(env),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    assert process.stdin and process.stdout
+    try:
+        output.copy(process)
+        returncode = process.wait()
+    finally:
+        with _interrupts_held():
+            # Closing its standard input is what tells the reaper to end the command.
+            process.stdin.close()
+            end = time.monotonic() + grace + REAPER_SECONDS
+            try:
+                output.copy(process, seconds=grace + REAPER_SECONDS)
+            finally:
+                # Also where the output had nowhere to go.
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.0, end - time.monotonic()))
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                if process.wait() == -signal.SIGKILL:
+                    # The reaper itself was killed: what it looked after is this process's now.
+                    reaper.end_descendants(except_for=unrelated)
+                process.stdout.close()
+                output.close()
+    return Finished(returncode, time.monotonic() - started, output.tail)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Has interrupts wait for the block's end: whoever cancels twice must not be faster than it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    handlers = {
+        number: signal.signal(number, lambda number, _: held.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if held:
+            signal.raise_signal(held[0])
+
+
+class _Output:
+    """Carries a child's output to the log file and to the run's events, without its secrets."""
+
+    def __init__(self, context: AssetExecutionContext, log: Path, redact: Redactor) -> None:
+        self._context = context
+        # Unbuffered, so that what could not be written is not tried again and again.
+        self._file = log.open("wb", buffering=0)
+        self._redact = redact
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._pending = ""
+        self._event: list[str] = []
+        self._event_characters = 0
+        self._log_bytes = 0
+        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+
+    @property
+    def tail(self) -> str:
+        """The last lines so far."""
+        return "\n".join(self._tail)
+
+    def copy(self, process: subprocess.Popen[bytes], seconds: float = math.inf) -> None:
+        """Reads until the other end closes, the process has ended, or `seconds` are over."""
+        assert process.stdout
+        end = time.monotonic() + seconds
+        next_event = time.monotonic() + EVENT_SECONDS
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ)
+            while time.monotonic() < end:
+                if selector.select(timeout=EVENT_SECONDS):
+                    chunk = os.read(process.stdout.fileno(), 65_536)
+                    self._take(self._decoder.decode(chunk, final=not chunk))
+                    if not chunk:
+                        return
+                if time.monotonic() >= next_event:
+                    self._send_event()
+                    next_event = time.monotonic() + EVENT_SECONDS
+                    if process.poll() is not None:
+                        end = min(end, next_event)
+
+    @property
+    def _is_full(self) -> bool:
+        return self._log_bytes > MAX_LOG_BYTES
+
+    def _take(self, text: str) -> None:
+        text = self._pending + text
+        if self._is_full:
+            self._pending = text[-KEPT_CHARACTERS:]
+            return
+        whole, newline, self._pending = text.rpartition("\n")
+        if newline:
+            self._lines(whole)
+        while len(self._pending) > MAX_LINE + self._redact.longest:
+            # A part of a line that never ends; what is held back may be the start of a secret.
+            shown = self._redact.text(self._pending)
+            if len(shown) <= MAX_LINE + self._redact.longest:
+                self._pending = shown
+                return
+            self._lines(shown[:MAX_LINE])
+            self._pending = shown[MAX_LINE:]
+
+    def _lines(self, text: str) -> None:
+        if "\x1b" in text:
+            text = CONTROL_SEQUENCE.sub("", text)
+        lines = self._redact.text(text).split("\n")
+        if "\r" in text:
+            # Of a progress bar, what it showed last.
+            lines = [line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines]
+        if any(len(line) > MAX_LINE for line in lines):
+            lines = [
+                line[start : start + MAX_LINE]
+                for line in lines
+                for start in range(0, max(len(line), 1), MAX_LINE)
+            ]
+        self._tail.extend(line[:500] for line in lines[-TAIL_LINES:])
+        text = "\n".join(lines)
+        self._write(text)
+        if self._event_characters <= MAX_EVENT_CHARACTERS:
+            self._event_characters += len(text) + 1
+            self._event.append(text)
+
+    def _write(self, text: str) -> None:
+        if self._is_full:
+            return
+        data = text.encode(errors="replace") + b"\n"
+        self._log_bytes += len(data)
+        try:
+            self._file.write(data)
+            if self._is_full:
+                self._file.write("… from here on only the last lines are kept:\n".encode())
+        except OSError as error:
+            self._log_bytes = MAX_LOG_BYTES + 1
+            self._context.log.warning(f"{self._file.name} is not complete: {error.strerror}")
+
+    def _send_event(self) -> None:
+        if self._event:
+            if self._event_characters > MAX_EVENT_CHARACTERS:
+                self._event.append("… this is a lot of output; the rest is in the log file only")
+            event, self._event = "\n".join(self._event), []
+            self._context.log.info(event)
+
+    def close(self) -> None:
+        """Writes what is still held back."""
+        with self._file:
+            if len(self._pending) == KEPT_CHARACTERS:
+                # It begins anywhere: in a secret, too.
+                begun, _, rest = self._pending.partition("\n")
+                self._pending = rest or begun[self._redact.longest :]
+                self._tail.clear()
+            if self._pending:
+                self._lines(self._pending.removesuffix("\n"))
+                self._pending = ""
+            self._send_event()
+            if self._is_full:
+                with suppress(OSError):
+                    self._file.write(self.tail.encode(errors="replace") + b"\n")

@@ -1,0 +1,130 @@
+"""The environment of a stage's process, spelled out, and the interpreter that it runs in."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestration.catalog.checkout import templates_folder
+from orchestration.lifecycle import steps
+
+STEPS_FOLDER = Path(steps.__file__).parent
+CHECK_SECONDS = 30.0
+
+# The variables of Dagster's process and of its interpreter are not dcpy's business.
+NOT_PASSED_ON = re.compile(
+    r"DAGSTER_|PYTHON(PATH|HOME|STARTUP|SAFEPATH|EXECUTABLE)$|VIRTUAL_ENV|__PYVENV_LAUNCHER__"
+)
+SERVER = re.compile(
+    r"postgresql://(?P<USER>[^:]+):(?P<PASSWORD>[^@]+)@(?P<HOST>[^:]+):(?P<PORT>\d+)"
+)
+
+
+def dcpy_python(chosen: str | None, environ: Mapping[str, str] = os.environ) -> tuple[Path, bool]:
+    """The interpreter that runs dcpy, and whether somebody chose it.
+
+    The product's own (`chosen`), else `DCPY_PYTHON`, else the one that runs this program.
+    """
+    configured = chosen or environ.get("DCPY_PYTHON")
+    if not configured:
+        return Path(sys.executable), False
+    # Absolute, since it is started in another working directory.
+    return Path(shutil.which(configured) or configured).expanduser().absolute(), True
+
+
+def problem_with_interpreter(interpreter: Path) -> str | None:
+    """Why this cannot be the interpreter of dcpy, as far as can be seen without starting it."""
+    if interpreter.is_file() and os.access(interpreter, os.X_OK):
+        return None
+    return (
+        f"The interpreter {interpreter} does not exist. Set DCPY_PYTHON, or the product's "
+        "`python`, to one that has dcpy."
+    )
+
+
+def problem_with_dcpy(python: tuple[Path, bool], *, root: Path, lifecycle: Path) -> str | None:
+    """Why the interpreter (as `dcpy_python` gives it) cannot run the checkout's dcpy.
+
+    The steps ask the same before they do anything; this is for telling it earlier.
+    """
+    interpreter, is_chosen = python
+    if problem := problem_with_interpreter(interpreter):
+        return problem
+    try:
+        found = subprocess.run(
+            [interpreter, STEPS_FOLDER / "installed.py", root, *(["chosen"] if is_chosen else [])],
+            env=base_environment(root=root, lifecycle=lifecycle, python=interpreter),
+            cwd=root,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=CHECK_SECONDS,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"The interpreter {interpreter} cannot be used: {error}. Set DCPY_PYTHON to another."
+    if found.returncode == 0:
+        return None
+    said = found.stderr.strip().rpartition("\n")[2]
+    return found.stdout.strip() or (
+        f"The interpreter {interpreter} cannot be used ({said}). dcpy needs Python 3.12 or later: "
+        "set DCPY_PYTHON to such an interpreter."
+    )
+
+
+def base_environment(
+    *, root: Path, lifecycle: Path, python: Path, environ: Mapping[str, str] = os.environ
+) -> dict[str, str]:
+    """What every stage gets: this process's variables without Dagster's, and where things are."""
+    env = {name: value for name, value in environ.items() if not NOT_PASSED_ON.match(name)}
+    if "GITHUB_EVENT_NAME" not in env:
+        # With CI set dcpy takes it that it runs in a GitHub workflow.
+        env.pop("CI", None)
+    if (python.parent.parent / "pyvenv.cfg").is_file():
+        env["VIRTUAL_ENV"] = str(python.parent.parent)
+    # dcpy would ask a cloud's metadata service for credentials six times when it is imported.
+    env.setdefault("AWS_EC2_METADATA_DISABLED", "true")
+    if python.is_absolute():
+        env["PATH"] = os.pathsep.join([str(python.parent), env.get("PATH", os.defpath)])
+    return env | {
+        "DCPY_LIFECYCLE_DATA_DIR": str(lifecycle),
+        "PRODUCTS_DIR": str(root / "products"),
+        "TEMPLATE_DIR": str(templates_folder(root)),
+        "PYTHONUNBUFFERED": "1",
+        # dcpy asks git for it where it is unset, and breaks on the empty answer.
+        "BUILD_ENGINE_SCHEMA": "public",
+    }
+
+
+def load_environment(
+    base: Mapping[str, str], *, lock: Mapping[str, Any], build_name: str, output: Path
+) -> dict[str, str]:
+    """What load, and a preprocessor that it calls, finds under dcpy.
+
+    `lock` is the content of the lock file. Source: dcpy/lifecycle/builds/build.py.
+    """
+    # dcpy of 2025 calls the lock's `env` `vars`.
+    env = {**base, **_strings(lock.get("vars")), **_strings(lock.get("env"))}
+    if server := SERVER.match(env.get("BUILD_ENGINE_SERVER", "")):
+        env |= {f"BUILD_ENGINE_{part}": value for part, value in server.groupdict().items()}
+    connection = [env.get(f"BUILD_ENGINE_{part}") for part in ("SERVER", "DB", "SCHEMA")]
+    if all(connection):
+        address, database, schema = connection
+        env["BUILD_ENGINE"] = f"{address}/{database}?options=--search_path%3D{schema},public"
+    return env | {"BUILD_ENV_OUTPUT_DIR": str(output), "BUILD_NAME": build_name}
+
+
+def build_environment(
+    base: Mapping[str, str], *, lock: Mapping[str, Any], build_name: str, output: Path
+) -> dict[str, str]:
+    """What a build command finds under dcpy, in the order in which dcpy sets it."""
+    env = load_environment(base, lock=lock, build_name=build_name, output=output)
+    stage = (lock.get("stage_config") or {}).get("builds.build") or {}
+    return env | _strings(stage.get("env"))
+
+
+def _strings(variables: Mapping[str, Any] | None) -> dict[str, str]:
+    return {name: str(value) for name, value in (variables or {}).items()}

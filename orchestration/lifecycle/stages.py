@@ -1,0 +1,274 @@
+"""The stages of a product's build: what each does, for one partition."""
+
+import filecmp
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from dagster import AssetExecutionContext, Failure, MetadataValue
+
+from orchestration import OrchestrationError
+from orchestration.catalog.checkout import checkout_root, product_folder
+from orchestration.catalog.partition_keys import BuildKey, read_build_key, schema_name
+from orchestration.catalog.templated_yaml import YAML_LOADER
+from orchestration.definitions.metadata import of_process, table
+from orchestration.lifecycle import child
+from orchestration.lifecycle.environment import (
+    base_environment,
+    build_environment,
+    dcpy_python,
+    load_environment,
+)
+from orchestration.lifecycle.redaction import Redactor
+from orchestration.lifecycle.results import (
+    LOCK_FILE,
+    Staging,
+    build_folder,
+    failed_log,
+    lifecycle_dir,
+    locked,
+    private_lifecycle,
+    staged,
+)
+from orchestration.lifecycle.step_runner import StepResult, failing, run_step
+
+PRIVATE_LIFECYCLE = "lifecycle"
+
+
+@dataclass(frozen=True)
+class Product:
+    """What the stages have to know of a product."""
+
+    id: str
+    slug: str
+    build_command: str
+    path: str
+    recipe: str
+    python: str | None
+
+    def recipe_file(self, root: Path) -> Path:
+        """The product's recipe in the checkout."""
+        return product_folder(root, self.path) / self.recipe
+
+
+@dataclass(frozen=True)
+class Build:
+    """One partition of one product, and where it is built."""
+
+    product: Product
+    partition: str
+    key: BuildKey
+    folder: Path
+    root: Path
+    lifecycle: Path
+    python: tuple[Path, bool]
+
+    @property
+    def subject(self) -> str:
+        return f"Product {self.product.id!r}"
+
+    def environment(self) -> dict[str, str]:
+        base = base_environment(root=self.root, lifecycle=self.lifecycle, python=self.python[0])
+        return base | {
+            "BUILD_NAME": self.partition,
+            "BUILD_ENGINE_SCHEMA": schema_name(self.product.slug, self.partition),
+        }
+
+    def result(self, stage: str, needed_by: str) -> Path:
+        """The folder of an earlier stage's result; raises Failure where there is none."""
+        folder = self.folder / stage
+        if not folder.exists():
+            raise Failure(
+                f"{self.subject}: partition {self.partition!r} has no {stage} for {needed_by} to "
+                f"work on. Materialize {self.product.slug}/{stage} first."
+            )
+        return folder.resolve()
+
+
+def run_stage(context: AssetExecutionContext, product: Product, stage: str) -> dict[str, Any]:
+    """Does the stage's work for the run's partition, and gives the materialization's metadata.
+
+    Raises Failure with a sentence that names the product.
+    """
+    with failing(f"Product {product.id!r}"):
+        partition = context.partition_key if context.has_partition_key else ""
+        key = read_build_key(partition)
+        lifecycle = lifecycle_dir()
+        build = Build(
+            product=product,
+            partition=partition,
+            key=key,
+            folder=build_folder(lifecycle, product.slug, partition),
+            root=checkout_root(),
+            lifecycle=lifecycle,
+            python=dcpy_python(product.python),
+        )
+        with locked(
+            build.folder,
+            waiting=lambda: context.log.warning(
+                f"Another run is working on partition {partition!r}; waiting for it to end."
+            ),
+        ):
+            metadata = WORK[stage](context, build)
+    return metadata
+
+
+def _plan(context: AssetExecutionContext, build: Build) -> dict[str, Any]:
+    result = build.folder / "plan"
+    with staged(result, "plan") as staging:
+        step = _step(
+            context,
+            build,
+            "plan",
+            {
+                "version": build.key.version,
+                "build_name": build.partition,
+                "lock": str(staging.folder / LOCK_FILE),
+            },
+            build.environment() | {"BUILD_ENV_OUTPUT_DIR": str(staging.folder)},
+            result,
+            staging,
+        )
+        lock = _read_lock(staging.folder)
+    top = build.folder / LOCK_FILE
+    if not top.is_symlink():
+        top.symlink_to(Path("plan", LOCK_FILE))
+    datasets = (lock.get("inputs") or {}).get("datasets") or []
+    fields = ("id", "version", "source", "file_type", "destination")
+    return {
+        "version": str(lock.get("version")),
+        "datasets": table(datasets, fields),
+        "lock_file": MetadataValue.path(str(top)),
+        **of_process(step.finished, result),
+    }
+
+
+def _load(context: AssetExecutionContext, build: Build) -> dict[str, Any]:
+    plan = build.result("plan", "load")
+    result = build.folder / "load"
+    with staged(result, "load") as staging:
+        lock_file = staging.folder / LOCK_FILE
+        shutil.copy2(plan / LOCK_FILE, lock_file)
+        with private_lifecycle(build.lifecycle, staging.folder / PRIVATE_LIFECYCLE) as lifecycle:
+            step = _step(
+                context,
+                build,
+                "load",
+                {"lock": str(lock_file)},
+                load_environment(
+                    build.environment(),
+                    lock=_read_lock(plan),
+                    build_name=build.partition,
+                    output=staging.folder,
+                )
+                | {"DCPY_LIFECYCLE_DATA_DIR": str(lifecycle)},
+                result,
+                staging,
+            )
+    fields = ("id", "version", "file_type", "destination_type", "destination")
+    return {
+        "datasets": table(step.data["datasets"], fields),
+        **of_process(step.finished, result),
+    }
+
+
+def _build(context: AssetExecutionContext, build: Build) -> dict[str, Any]:
+    loaded = build.result("load", "build")
+    folder = product_folder(build.root, build.product.path)
+    if not folder.is_dir():
+        raise Failure(
+            f"{build.subject}: there is no folder {folder} to run the build command in. Add it, or "
+            "name it under `path` in products.yml."
+        )
+    result = build.folder / "build"
+    with staged(result, "build") as staging:
+        inputs = [path for path in loaded.iterdir() if path.is_file() and path.suffix != ".log"]
+        for path in inputs:
+            shutil.copy2(path, staging.folder)
+        env = build_environment(
+            build.environment(),
+            lock=_read_lock(loaded),
+            build_name=build.partition,
+            output=staging.folder,
+        )
+        with private_lifecycle(
+            build.lifecycle, staging.folder / PRIVATE_LIFECYCLE, loaded / PRIVATE_LIFECYCLE
+        ) as lifecycle:
+            finished = child.run(
+                context,
+                command=["bash", "-c", build.product.build_command],
+                cwd=folder,
+                env=env | {"DCPY_LIFECYCLE_DATA_DIR": str(lifecycle)},
+                log=staging.log,
+                redact=Redactor(env),
+            )
+        if finished.returncode != 0:
+            raise finished.failure(
+                f"{build.subject}: the build command", failed_log(result, "build")
+            )
+        outputs = _outputs(staging.folder, loaded)
+    return {
+        "command": MetadataValue.text(Redactor(env).text(build.product.build_command)),
+        "outputs": table(outputs, ("file", "bytes")),
+        **of_process(finished, result),
+    }
+
+
+def _outputs(folder: Path, loaded: Path) -> list[dict[str, Any]]:
+    """The files that a build wrote: all that load had not put there just so."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = [path.relative_to(folder) for path in files]
+    return [
+        {"file": str(name), "bytes": (folder / name).stat().st_size}
+        for name in names
+        if not ((loaded / name).is_file() and filecmp.cmp(loaded / name, folder / name))
+    ]
+
+
+def _package(context: AssetExecutionContext, build: Build) -> dict[str, Any]:
+    build.result("build", "package")
+    context.log.info("Packaging is a stub: nothing was packaged.")
+    return {"stub": True, "note": "A stub: nothing was packaged."}
+
+
+def _step(
+    context: AssetExecutionContext,
+    build: Build,
+    stage: str,
+    parameters: Mapping[str, Any],
+    env: Mapping[str, str],
+    result: Path,
+    staging: Staging,
+) -> StepResult:
+    return run_step(
+        context,
+        stage=stage,
+        subject=f"{build.subject}, {stage}",
+        parameters={
+            "name": build.product.id,
+            "recipe": str(build.product.recipe_file(build.root)),
+            **parameters,
+        },
+        env=env,
+        root=build.root,
+        python=build.python,
+        result=result,
+        staging=staging,
+    )
+
+
+def _read_lock(folder: Path) -> dict[str, Any]:
+    path = folder / LOCK_FILE
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=YAML_LOADER)
+    except (yaml.YAMLError, ValueError):
+        data = None
+    if not isinstance(data, dict):
+        raise OrchestrationError(f"{path} is not a lock file. Materialize plan again.")
+    return data
+
+
+WORK = {"plan": _plan, "load": _load, "build": _build, "package": _package}

@@ -1,0 +1,174 @@
+"""Starts Dagster's processes: by a fork of this one, or as fresh interpreters.
+
+A fresh interpreter spends a second and 60 MB on importing Dagster, and a workspace has one per
+location. This process imports Dagster once; a fork of it shares that memory and starts at once. It
+has one thread and never starts gRPC, so that a fork is safe.
+"""
+
+import gc
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Protocol
+
+from dagster import Definitions
+
+SCRIPTS = ("dagster", "dagster-webserver", "dagster-daemon")
+HANDLED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Process(Protocol):
+    """A process that was started here."""
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id."""
+
+    def poll(self) -> int | None:
+        """Its exit status, negative for a signal; None while it runs."""
+
+    def terminate(self) -> None:
+        """Sends SIGTERM."""
+
+    def kill(self) -> None:
+        """Sends SIGKILL."""
+
+
+class _Forked:
+    def __init__(self, process: multiprocessing.process.BaseProcess) -> None:
+        self._process = process
+        self.terminate, self.kill = process.terminate, process.kill
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+
+class Forkserver:
+    """Starts processes; by forking where `warm`, and that can be done.
+
+    `location` makes definitions such as a code location has; they are loaded before the fork.
+    """
+
+    def __init__(self, warm: bool, location: Callable[[], Definitions]) -> None:
+        self.warm = warm and self._preload(location)
+
+    def _preload(self, location: Callable[[], Definitions]) -> bool:
+        try:
+            from orchestration.server import dagster_internals
+
+            dagster_internals.preload()
+            dagster_internals.rehearse(location())
+            scripts = entry_points(group="console_scripts")
+            self._scripts = {name: scripts[name].load() for name in SCRIPTS}
+        except Exception as error:
+            # Whatever it is that another release of Dagster does differently.
+            reason = f"{type(error).__name__}: {error}"
+            print(f"warning: starting stock servers, which is slow: {reason}", flush=True)
+            return False
+        gc.collect()
+        gc.freeze()
+        return True
+
+    def start(
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        output: int,
+        on_reload: Callable[[], bool] | None = None,
+    ) -> Process:
+        """Starts one of Dagster's commands, its output going to the file descriptor `output`.
+
+        `command` begins with the name of a console script, such as `dagster`. `on_reload` is
+        called in a forked code server when the UI reloads it, and says whether another server has
+        taken its place.
+        """
+        if not self.warm:
+            script = Path(sys.executable).with_name(command[0])
+            return subprocess.Popen(
+                [str(script), *command[1:]],
+                env=dict(env),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+        script = self._scripts[command[0]]
+        # Found here: to look at all names in a fork is to copy the 4 MB that they are spread over.
+        own = [name for name in sys.modules if name.partition(".")[0] == "orchestration"]
+        return self.call(
+            lambda: _console_script(script, command, own, on_reload), env=env, output=output
+        )
+
+    def call(self, work: Callable[[], None], *, env: Mapping[str, str], output: int) -> Process:
+        """Runs a function in a fork. Raises OSError where the system refuses a process."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        process = multiprocessing.get_context("fork").Process(
+            target=_in_fork, args=(work, env, output)
+        )
+        # A signal that came before the fork has handlers of its own would be lost on it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
+        before = _open_files()
+        try:
+            process.start()
+        except OSError:
+            # multiprocessing leaves its pipes open where the system refuses a process.
+            for left in _open_files() - before:
+                os.close(left)
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED_SIGNALS)
+        return _Forked(process)
+
+
+def _open_files() -> set[int]:
+    found = set()
+    for name in os.listdir("/dev/fd"):
+        # Not the one that listed them.
+        with suppress(OSError):
+            os.fstat(int(name))
+            found.add(int(name))
+    return found
+
+
+def _in_fork(work: Callable[[], None], env: Mapping[str, str], output: int) -> None:
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED_SIGNALS)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.closerange(3, os.sysconf("SC_OPEN_MAX") if os.sysconf("SC_OPEN_MAX") < 4096 else 4096)
+    os.environ.clear()
+    os.environ.update(env)
+    random.seed()
+    work()
+
+
+def _console_script(
+    script: Callable[[], None],
+    command: Sequence[str],
+    own_modules: Sequence[str],
+    on_reload: Callable[[], bool] | None,
+) -> None:
+    if on_reload:
+        from orchestration.server import dagster_internals
+
+        dagster_internals.replace_reload(on_reload)
+    # This project's modules are small, and a reload must find them as they are on disk.
+    for name in own_modules:
+        sys.modules.pop(name, None)
+    sys.argv = list(command)
+    script()

@@ -1,0 +1,41 @@
+"""The part of the locations that a team serves."""
+
+from collections.abc import Sequence
+
+from orchestration import OrchestrationError
+from orchestration.catalog.names import location_names
+from orchestration.catalog.products import Product
+
+
+class Selection:
+    """Which locations a team serves: those named, and those of the products with an owner named.
+
+    Nothing named means all.
+    """
+
+    def __init__(self, names: Sequence[str], owners: Sequence[str]) -> None:
+        self._names, self._owners = list(names), list(owners)
+
+    def locations(self, products: Sequence[Product]) -> list[str]:
+        """The names of the locations to serve.
+
+        Raises OrchestrationError for a name or an owner that there is not.
+        """
+        everything = location_names([product.slug for product in products])
+        if not self._names and not self._owners:
+            return everything
+        slugs = {product.id: product.slug for product in products}
+        names = [slugs.get(name, name) for name in self._names]
+        if unknown := [name for name in names if name not in everything]:
+            raise OrchestrationError(
+                f"--only names no location: {', '.join(unknown)}. "
+                f"There are: {', '.join(everything)}."
+            )
+        owners = {owner for product in products for owner in product.owners}
+        if unknown := [owner for owner in self._owners if owner not in owners]:
+            raise OrchestrationError(
+                f"--owner names nobody who owns a product: {', '.join(unknown)}. "
+                f"There are: {', '.join(sorted(owners)) or 'none'}."
+            )
+        owned = {p.slug for p in products if set(p.owners) & set(self._owners)}
+        return [name for name in everything if name in names or name in owned]

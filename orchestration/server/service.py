@@ -1,0 +1,81 @@
+"""A process of Dagster's that `up` keeps: its log with its name before each line, and its end."""
+
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+from orchestration.lifecycle.redaction import Redactor
+from orchestration.server.forkserver import Forkserver, Process
+
+TAIL_LINES = 40
+MAX_LINE = 65_536
+
+
+class Service:
+    """One process, whose output is shown line by line, its name in front, without secrets."""
+
+    def __init__(
+        self,
+        name: str,
+        forkserver: Forkserver,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        on_reload: Callable[[], bool] | None = None,
+    ) -> None:
+        self.name = name
+        self.started = time.monotonic()
+        self.output, write_end = os.pipe()
+        os.set_blocking(self.output, False)
+        try:
+            self.process: Process = forkserver.start(
+                command, env=env, output=write_end, on_reload=on_reload
+            )
+        except OSError:
+            os.close(self.output)
+            raise
+        finally:
+            os.close(write_end)
+        self.has_ended = False
+        """Whether its end has been told."""
+        self.is_shown = False
+        """Whether somebody calls `show_output` whenever there is some."""
+        self._is_closed = False
+        self._pending = b""
+        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._redact = Redactor(env)
+
+    @property
+    def tail(self) -> str:
+        """Its last lines of output."""
+        return "\n".join(self._tail)
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was started."""
+        return time.monotonic() - self.started
+
+    def show_output(self) -> bool:
+        """Shows what it has written since; False once nothing more can come."""
+        if self._is_closed:
+            return False
+        try:
+            chunk = os.read(self.output, 65_536)
+        except BlockingIOError:
+            return True
+        *lines, self._pending = (self._pending + chunk).split(b"\n")
+        if self._pending and (not chunk or len(self._pending) > MAX_LINE):
+            lines, self._pending = [*lines, self._pending], b""
+        for line in lines:
+            text = self._redact.text(line.decode(errors="replace"))
+            self._tail.append(text)
+            sys.stdout.write(f"[{self.name}] {text}\n")
+        sys.stdout.flush()
+        return bool(chunk)
+
+    def close(self) -> None:
+        """Lets go of its output."""
+        self._is_closed = True
+        os.close(self.output)

@@ -1,0 +1,98 @@
+from collections.abc import Iterator
+
+import pytest
+
+from orchestration.catalog.names import STAGES
+from orchestration.cli.main import main
+from orchestration.cli.status import LocationStatus, table
+from tests.harness.up_server import Server, copy_project, free_port, pretend_done, serving
+
+LOCATIONS = ("park_access", "capital_projects")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Serves what one team names and another owns; `package` can run there, nothing else."""
+    project = copy_project(tmp_path_factory.mktemp("status"))
+    pretend_done(project, "park_access", "build")
+    options = ("--no-watch", "--only", "park access", "--owner", "team:budget")
+    with serving(project, *options, locations=LOCATIONS) as server:
+        yield server
+
+
+def test_a_team_can_serve_only_what_it_names_and_what_it_owns(server: Server) -> None:
+    assert set(server.locations()) == set(server.server_pids()) == set(LOCATIONS)
+
+
+def test_it_lists_each_location_with_the_last_run_of_each_stage(server: Server) -> None:
+    server.wait_for_run(server.launch("park_access", "package", partition="main"))
+    server.wait_for_run(server.launch("park_access", "build", partition="main"), "FAILURE")
+    result = server.status()
+    assert result.returncode == 0
+    assert [line.split() for line in result.stdout.splitlines()] == [
+        ["location", "state", "assets", "plan", "load", "build", "package"],
+        ["park_access", "loaded", "4", "-", "-", "failure", "success"],
+        ["capital_projects", "loaded", "4", "-", "-", "-", "-"],
+    ]
+    assert result.stderr == ""
+
+
+def test_a_proxy_is_not_asked_for_this_machines_server(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert server.status().returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("raise ValueError('no such borough\\nnor any other')", "ValueError: no such borough"),
+        ("x = (\n", "SyntaxError: '(' was never closed"),
+        ("import os; os._exit(3)", "Its server ended with exit code 3 while loading"),
+    ],
+)
+def test_it_names_what_is_broken_with_the_errors_first_line(
+    server: Server, text: str, reason: str
+) -> None:
+    (server.product_folder("park_access") / "definitions.py").write_text(text)
+    server.reload("park_access")
+    server.wait_for_error("park_access", reason)
+    result = server.status()
+    assert result.returncode == 1
+    _, broken, loaded, why = result.stdout.splitlines()
+    assert broken.split()[:3] == ["park_access", "broken", "0"]
+    assert loaded.split()[:3] == ["capital_projects", "loaded", "4"]
+    assert why.startswith("park_access: ")
+    assert reason in why
+    assert "nor any other" not in result.stdout
+
+
+def test_it_says_in_a_sentence_that_there_is_no_server(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    port = free_port()
+    assert main(["status", "--port", str(port)]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(f"There is no Dagster server at http://127.0.0.1:{port} (")
+    assert said.err.endswith("Start one with `make up`, or name another --port.\n")
+    assert said.err.count("\n") == 1
+
+
+def test_the_tables_columns_are_as_wide_as_what_is_in_them() -> None:
+    none = dict.fromkeys(STAGES, "")
+    text = table(
+        [
+            LocationStatus("pluto", 4, None, none | {"plan": "SUCCESS"}),
+            LocationStatus("a_very_long_name", 120, "it is still loading", none),
+        ]
+    )
+    assert text == (
+        "location          state   assets  plan     load  build  package\n"
+        "pluto             loaded  4       success  -     -      -\n"
+        "a_very_long_name  broken  120     -        -     -      -\n"
+        "a_very_long_name: it is still loading\n"
+    )

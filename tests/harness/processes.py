@@ -1,0 +1,60 @@
+"""Processes and waiting, for the tests."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from orchestration.catalog.checkout import PROJECT_ROOT
+
+NYC = PROJECT_ROOT.parent / "shared" / "nyc"
+ORCHESTRATION = (sys.executable, "-m", "orchestration")
+
+
+def orchestration(
+    *arguments: str, env: Mapping[str, str] | None = None, project: Path = PROJECT_ROOT
+) -> subprocess.CompletedProcess[str]:
+    """Runs `python -m orchestration`, with `env` on top of this process's environment."""
+    return subprocess.run(
+        [*ORCHESTRATION, *arguments],
+        cwd=project,
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> bool:
+    """Waits for the condition to hold; False when it does not within `seconds`."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process exists and has not ended."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return not Path("/proc/self").exists()
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def tree(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Every file below the folder, with its content and time of change."""
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and "__pycache__" not in path.parts
+    }

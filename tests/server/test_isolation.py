@@ -1,0 +1,218 @@
+"""Whatever one location does while it loads, the others are served as if nothing had happened.
+
+Two of them take the server's whole patience, and so begin with the module and are asked about last:
+one hangs when `up` starts, one loops endlessly later on.
+"""
+
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pytest
+
+from orchestration.instance.workers import LAUNCHER_TAG
+from orchestration.server.code_server import LOAD_SECONDS
+from tests.harness.up_server import (
+    Server,
+    copy_project,
+    pretend_done,
+    selector,
+    started,
+    write_products,
+)
+
+HEALTHY = ("alone", "faulty", "looping")
+SECRET = "hunter2-hunter2"
+# What is wrong already when `up` starts.
+BAD_FROM_THE_START = {
+    "hanging": "import time; time.sleep(3600)",
+    "exiting": "import os; os._exit(3)",
+    "crashing": "import ctypes; ctypes.string_at(0)",
+}
+# Each with what the UI has to say of it.
+FAULTS = {
+    "a syntax error": ("def (", ("definitions.py", "SyntaxError")),
+    "an exception": ("raise ValueError('no such borough')", ("ValueError: no such borough",)),
+    "a missing import": ("import no_such_module", ("No module named 'no_such_module'",)),
+    "an exit at once": (
+        r"import os; os.write(1, b'last\0words\n'); os._exit(1)",
+        ("exit code 1", "words"),
+    ),
+    "an exit that tells a secret": (
+        "import os; os.write(1, os.environ['A_TOKEN'].encode() + b' is it\\n'); os._exit(3)",
+        ("exit code 3", "*** is it"),
+    ),
+    "a segmentation fault": ("import ctypes; ctypes.string_at(0)", ("SIGSEGV",)),
+    "exhausted memory": (
+        "import resource\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (2**28, 2**28))\n"
+        "hoard = [bytearray(2**24) for _ in range(1000)]",
+        ("MemoryError",),
+    ),
+}
+REPAIRED = "import dagster as dg\ndefs = dg.Definitions(assets=[dg.AssetSpec('{asset}')])\n"
+PLAN_QUERY = """
+query Plan($pipeline: PipelineSelector!) {
+  executionPlanOrError(pipeline: $pipeline, mode: "default") {
+    __typename
+    ... on ExecutionPlan { steps { key } }
+  }
+}
+"""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A server that came up with bad locations, and got one that loops."""
+
+    server: Server
+    normal_seconds: float
+    """Until all were served when none was bad."""
+    ready_seconds: float
+    """Until all others were served."""
+    reported_seconds: Future[float]
+    """Until the UI named the one that hangs."""
+    looped_seconds: Future[float]
+    """From the save of the endless loop until the UI named that one."""
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    project = copy_project(tmp_path_factory.mktemp("isolation"))
+    write_products(project, dict.fromkeys((*HEALTHY, *BAD_FROM_THE_START), "true"))
+
+    def seconds_until_ready(server: Server) -> float:
+        start = time.monotonic()
+        server.wait_for(lambda: all(server.locations()[name] is None for name in HEALTHY), 40)
+        return time.monotonic() - start
+
+    def seconds_until_given_up(name: str) -> float:
+        start = time.monotonic()
+        server.wait_for_error(name, f"did not load within {LOAD_SECONDS:.0f} seconds", seconds=60)
+        return time.monotonic() - start
+
+    with started(project) as server:
+        normal = seconds_until_ready(server)
+        server.stop()
+    for name, text in BAD_FROM_THE_START.items():
+        write_definitions(server, name, text)
+    with (
+        started(project, env={"A_TOKEN": SECRET}) as server,
+        ThreadPoolExecutor() as pool,
+    ):
+        reported = pool.submit(seconds_until_given_up, "hanging")
+        ready = seconds_until_ready(server)
+        server.wait_for_output("Dagster is at")
+        write_definitions(server, "looping", "while True:\n    pass\n")
+        looped = pool.submit(seconds_until_given_up, "looping")
+        yield Scene(server, normal, ready, reported, looped)
+        server.stop()
+
+
+def write_definitions(server: Server, product: str, text: str) -> None:
+    (server.product_folder(product) / "definitions.py").write_text(text)
+
+
+def assert_answers_at_once(server: Server, location: str) -> None:
+    """Asks something that only the location's own server knows."""
+    pipeline = {
+        **selector(location),
+        "pipelineName": "__ASSET_JOB",
+        "assetSelection": [{"path": [location, "plan"]}],
+    }
+    start = time.monotonic()
+    plan = server.query(PLAN_QUERY, pipeline=pipeline)["executionPlanOrError"]
+    assert plan == {"__typename": "ExecutionPlan", "steps": [{"key": f"{location}__plan"}]}
+    assert time.monotonic() - start < 2
+
+
+def test_locations_that_hang_exit_or_crash_when_up_starts_delay_nobody(scene: Scene) -> None:
+    # The one that hangs is given up a good while later.
+    assert scene.ready_seconds < scene.normal_seconds + 3
+    assert_answers_at_once(scene.server, "alone")
+
+
+def test_what_exits_or_crashes_when_up_starts_is_reported(scene: Scene) -> None:
+    scene.server.wait_for_error("exiting", "ended with exit code 3 while loading")
+    scene.server.wait_for_error("crashing", "was ended by SIGSEGV while loading")
+
+
+def test_a_product_that_is_added_while_others_hang_is_served_within_10_seconds(
+    scene: Scene,
+) -> None:
+    products = scene.server.products
+    products.write_text(products.read_text() + "- {id: late, build_command: 'true'}\n")
+    scene.server.wait_for(
+        lambda: scene.server.locations().get("late", "not there") is None, seconds=10
+    )
+    assert not scene.reported_seconds.done()
+    assert_answers_at_once(scene.server, "late")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_stays_in_its_location_and_is_gone_with_its_repair(
+    scene: Scene, fault: str
+) -> None:
+    server = scene.server
+    text, reasons = FAULTS[fault]
+    before = server.server_pids()
+
+    write_definitions(server, "faulty", text)
+    server.wait_for_error("faulty", *reasons)
+    assert {name: server.locations()[name] for name in ("alone", "ingest")} == {
+        "alone": None,
+        "ingest": None,
+    }
+    assert_answers_at_once(server, "alone")
+
+    repaired = f"repaired_after_{list(FAULTS).index(fault)}"
+    write_definitions(server, "faulty", REPAIRED.format(asset=repaired))
+    server.wait_for(lambda: server.locations()["faulty"] is None and server.asset(repaired))
+    assert_answers_at_once(server, "faulty")
+    after = server.server_pids()
+    assert {name: after[name] for name in ("alone", "ingest")} == {
+        name: before[name] for name in ("alone", "ingest")
+    }
+
+
+def test_what_hangs_at_the_start_is_reported_within_30_seconds(scene: Scene) -> None:
+    assert scene.reported_seconds.result() < 30
+    assert "[hanging] It did not load within 25 seconds" in scene.server.output
+
+
+def test_an_endless_loop_is_reported_and_is_gone_with_its_repair(scene: Scene) -> None:
+    assert scene.looped_seconds.result() < 30
+    write_definitions(scene.server, "looping", REPAIRED.format(asset="repaired_after_loop"))
+    for name in BAD_FROM_THE_START:
+        write_definitions(scene.server, name, REPAIRED.format(asset=f"repaired_{name}"))
+    scene.server.wait_for_locations("ingest", *HEALTHY, *BAD_FROM_THE_START, "late", seconds=15)
+    assert_answers_at_once(scene.server, "looping")
+
+
+def test_a_webserver_that_is_killed_comes_back_by_itself(scene: Scene) -> None:
+    server = scene.server
+    before = server.server_pids()
+    [pid] = re.findall(r"Serving dagster-webserver on .* in process (\d+)", server.output)
+    os.kill(int(pid), signal.SIGKILL)
+    server.wait_for_output("The webserver was ended by SIGKILL.")
+    server.wait_for_locations("ingest", *HEALTHY, *BAD_FROM_THE_START, "late")
+    assert server.server_pids() == before
+
+
+def test_a_daemon_that_is_killed_comes_back_by_itself(scene: Scene) -> None:
+    server = scene.server
+    pretend_done(server.project, "alone", "build")
+    run = server.launch("alone", "package", partition="main")
+    server.wait_for_run(run)
+    os.kill(int(server.run_tags(run)[LAUNCHER_TAG].partition(":")[0]), signal.SIGKILL)
+    server.wait_for_output("The daemon was ended by SIGKILL.")
+    server.wait_for_run(server.launch("alone", "package", partition="main"))
+
+
+def test_no_secret_is_in_what_up_prints(scene: Scene) -> None:
+    assert "*** is it" in scene.server.output
+    assert SECRET not in scene.server.output

@@ -1,0 +1,243 @@
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from orchestration import OrchestrationError
+from orchestration.catalog.names import STAGES, STARTER_KEYS
+from orchestration.catalog.products import Product
+from orchestration.cli.main import main
+from orchestration.server.selection import Selection
+from tests.harness.processes import orchestration, wait_until
+from tests.harness.up_server import (
+    Server,
+    checkout_of,
+    copy_project,
+    free_port,
+    pretend_done,
+    serving,
+    started,
+)
+
+PRODUCTS = ("libraries", "park_access", "capital_projects")
+TEMPLATES = ("bpl_libraries", "nypl_libraries", "qpl_libraries")
+ENDLESS_BUILD = "products: [{id: libraries, build_command: sleep 600 & sleep 600}]\n"
+
+
+@pytest.fixture(scope="module")
+def server(
+    tmp_path_factory: pytest.TempPathFactory, sample_dcpy: Mapping[str, str]
+) -> Iterator[Server]:
+    """The sample, served as `make up` does."""
+    project = copy_project(tmp_path_factory.mktemp("up"))
+    with serving(project, env=sample_dcpy) as server:
+        yield server
+
+
+def test_there_is_one_location_per_product_and_one_for_ingest(server: Server) -> None:
+    assert server.locations() == dict.fromkeys(("ingest", *PRODUCTS))
+    pids = server.server_pids()
+    assert len(set(pids.values())) == len(pids) == 4
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_every_product_has_its_starter_partitions(server: Server, product: str) -> None:
+    assert server.partitions(product) == set(STARTER_KEYS)
+
+
+def test_what_up_keeps_cannot_be_read_by_others(server: Server) -> None:
+    state = server.state
+    assert (state / "dagster" / "dagster.yaml").is_file()
+    for folder in (state, state / "dagster"):
+        assert folder.stat().st_mode & 0o077 == 0
+
+
+def test_a_run_of_all_four_stages_launched_as_the_ui_does_succeeds(server: Server) -> None:
+    for template in TEMPLATES:
+        server.add_partition("ingest", f"ingest_{template}", "20260101")
+    runs = [server.launch("ingest", name, partition="20260101") for name in TEMPLATES]
+    for run in runs:
+        server.wait_for_run(run)
+    run = server.launch("libraries", *STAGES, partition="main", job="build_libraries")
+    server.wait_for_run(run)
+    for stage in STAGES:
+        asset = server.asset("libraries", stage)
+        assert asset
+        assert asset["assetMaterializations"] == [{"partition": "main"}]
+    built = server.state / "builds" / "libraries" / "main" / "build"
+    assert len((built / "libraries.csv").read_text().splitlines()) > 1
+    assert "branches to libraries.csv" in server.events(run)
+    # Whose output it is can be told from the terminal, too.
+    assert f"[run {run[:8]}] " in server.output
+
+
+def test_a_second_up_on_the_same_port_is_refused_with_a_sentence(server: Server) -> None:
+    result = orchestration("up", "--port", str(server.port), project=server.project)
+    assert result.returncode == 1
+    assert result.stderr == (
+        f"Cannot listen on 127.0.0.1:{server.port}: Address already in use. Choose another --port "
+        "or --host (make up PORT=… HOST=…).\n"
+    )
+    assert server.locations() == dict.fromkeys(("ingest", *PRODUCTS))
+
+
+def test_a_second_up_on_the_same_state_is_refused_with_a_sentence(server: Server) -> None:
+    env = {"DCPY_LIFECYCLE_DATA_DIR": str(server.state)}
+    result = orchestration("up", "--port", str(free_port()), project=server.project, env=env)
+    assert result.returncode == 1
+    assert result.stderr == (
+        f"Another `up` runs on {server.state / 'dagster'}, which is for one only. End it, or run "
+        "this one in a clone of its own, with a lifecycle folder and DAGSTER_HOME of its own.\n"
+    )
+    assert server.locations() == dict.fromkeys(("ingest", *PRODUCTS))
+
+
+@pytest.mark.parametrize(
+    "address", [("--port", "99999"), ("--port", "0"), ("--host", "no.such.host.invalid")]
+)
+def test_an_address_that_cannot_be_is_refused_with_a_sentence(
+    address: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["up", *address]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("Cannot listen on ")
+    assert address[1] in said
+    assert said.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[signal.Signals, Server]]:
+    """For each way to end it, a server of one product whose endless build is running.
+
+    They come up at the same time, which takes as long as one would.
+    """
+    servers = {}
+    with ExitStack() as stack:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+            project = copy_project(tmp_path_factory.mktemp(number.name))
+            (checkout_of(project) / "products" / "products.yml").write_text(ENDLESS_BUILD)
+            pretend_done(project, "libraries", "load")
+            servers[number] = stack.enter_context(started(project, "--only", "libraries"))
+        for server in servers.values():
+            begin_endless_build(server)
+        yield servers
+
+
+def begin_endless_build(server: Server) -> None:
+    server.wait_until_up("libraries")
+    run = server.launch("libraries", "build", partition="main")
+    server.wait_for_run(run, "STARTED")
+    # `up`, its reaper, supervisor, webserver, daemon, code server, the run, and the build's.
+    assert wait_until(lambda: len(server.processes()) >= 10)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_told_to_end_up_leaves_no_process_behind(
+    busy: dict[signal.Signals, Server], number: signal.Signals
+) -> None:
+    assert busy[number].stop(number) == 0
+    assert "Traceback" not in busy[number].output
+
+
+def test_killed_up_leaves_no_process_behind_and_can_come_up_again(
+    busy: dict[signal.Signals, Server],
+) -> None:
+    server = busy[signal.SIGKILL]
+    [run] = server.runs()
+    server.delete_partition("libraries", "build_libraries", "nightly_qa")
+    assert server.stop(signal.SIGKILL, seconds=30) == -signal.SIGKILL
+    with serving(server.project, "--only", "libraries", locations=["libraries"]) as again:
+        assert again.run_status(run) == "FAILURE"
+        # A starter partition that somebody deleted stays deleted.
+        assert again.partitions("libraries") == {"main"}
+
+
+@pytest.mark.parametrize("processes", [3, 6])
+def test_up_can_be_interrupted_while_it_comes_up(tmp_path: Path, processes: int) -> None:
+    with started(copy_project(tmp_path)) as server:
+        assert wait_until(lambda: len(server.processes()) >= processes)
+        assert "Dagster is at" not in server.output
+        assert server.stop(signal.SIGINT) == 0
+
+
+def test_an_address_that_others_can_reach_is_warned_of(tmp_path: Path) -> None:
+    with started(copy_project(tmp_path), "--host", "0.0.0.0") as server:
+        server.wait_for_output(
+            "warning: 0.0.0.0 can be reached from elsewhere, and Dagster has no authentication\n"
+        )
+        server.stop()
+
+
+def test_an_invalid_products_file_ends_up_with_its_errors(tmp_path: Path) -> None:
+    project = copy_project(tmp_path)
+    products = checkout_of(project) / "products" / "products.yml"
+    products.write_text(
+        "products:\n- id: pluto\n  build_comand: make\n- id: 311\n  build_command: make\n"
+    )
+    with started(project) as server:
+        assert server.wait_for_end() == 1
+        missing, unknown, number = server.output.splitlines()
+    assert missing == f"{products}:2: product 'pluto': `build_command` is missing"
+    assert unknown.startswith(f"{products}:3: product 'pluto': unknown key `build_comand`")
+    assert number.startswith(f"{products}:4: product 311: `id`")
+
+
+def test_cold_serves_with_stock_servers(tmp_path: Path) -> None:
+    project = copy_project(tmp_path)
+    pretend_done(project, "park_access", "build")
+    options = ("--cold", "--only", "park access")
+    with serving(project, *options, locations=["park_access"]) as server:
+        assert server.partitions("park_access") == set(STARTER_KEYS)
+        [pid] = server.server_pids().values()
+        command = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        assert {"code-server", "start", "orchestration.locations.park_access"} <= set(command)
+        server.wait_for_run(server.launch("park_access", "package", partition="main"))
+
+
+@pytest.fixture
+def products() -> list[Product]:
+    owners = {
+        "pluto": ["team:housing"],
+        "facilities db": ["team:housing", "someone@example.org"],
+        "colp": [],
+    }
+    return [
+        Product.model_validate({"id": name, "build_command": "make", "owners": owners[name]})
+        for name in owners
+    ]
+
+
+@pytest.mark.parametrize(
+    ("only", "owners", "expected"),
+    [
+        ([], [], ["ingest", "pluto", "facilities_db", "colp"]),
+        (["colp", "pluto"], [], ["pluto", "colp"]),
+        (["facilities db"], [], ["facilities_db"]),
+        (["facilities_db", "ingest"], [], ["ingest", "facilities_db"]),
+        ([], ["team:housing"], ["pluto", "facilities_db"]),
+        (["colp"], ["someone@example.org"], ["facilities_db", "colp"]),
+    ],
+)
+def test_what_a_selection_holds(
+    products: list[Product], only: list[str], owners: list[str], expected: list[str]
+) -> None:
+    assert Selection(only, owners).locations(products) == expected
+
+
+def test_an_unknown_name_is_an_error_that_lists_what_there_is(products: list[Product]) -> None:
+    with pytest.raises(OrchestrationError) as error:
+        Selection(["pluto", "plutto", "cpdb"], []).locations(products)
+    assert str(error.value) == (
+        "--only names no location: plutto, cpdb. There are: ingest, pluto, facilities_db, colp."
+    )
+
+
+def test_an_unknown_owner_is_an_error_that_lists_who_there_is(products: list[Product]) -> None:
+    with pytest.raises(OrchestrationError) as error:
+        Selection([], ["team:hosing"]).locations(products)
+    assert str(error.value) == (
+        "--owner names nobody who owns a product: team:hosing. "
+        "There are: someone@example.org, team:housing."
+    )
