@@ -21,13 +21,14 @@ from orchestration.catalog.checkout import SAMPLE_ROOT
 from orchestration.catalog.ingest_templates import read_template
 from orchestration.definitions.ingest import build_ingest_asset
 from orchestration.lifecycle.environment import STEPS_FOLDER, base_environment
+from tests.harness import dcpy_calls
 from tests.harness.materializing import failure_of, own_product
 from tests.harness.processes import tree
 from tests.harness.real_dcpy import RealCheckout, run_python
 
 pytest_plugins = ["tests.harness.real_dcpy"]
 
-CALLS = Path(__file__).with_name("dcpy_calls.py")
+CALLS = Path(dcpy_calls.__file__)
 # What the steps hand over to the functions of 2026, and of what type.
 HANDED_OVER = {
     "dcpy.lifecycle.ingest.run.ingest": {

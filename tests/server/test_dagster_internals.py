@@ -162,7 +162,7 @@ def test_where_the_rehearsal_has_changed_servers_start_as_dagster_starts_them(
 def test_where_dagster_has_moved_its_names_up_serves_and_runs_without_them(tmp_path: Path) -> None:
     project = copy_project(tmp_path)
     pretend_done(project, "libraries", "build")
-    internals = project / "orchestration" / "dagster_internals.py"
+    internals = project / "orchestration" / "server" / "dagster_internals.py"
     text = internals.read_text()
     assert "from dagster._core.launcher import" in text
     internals.write_text(text.replace("dagster._core.launcher", "dagster._core.moved_away"))
