@@ -3,8 +3,9 @@ from collections.abc import Iterator
 import pytest
 
 from orchestration.catalog.names import STAGES
+from orchestration.cli.client import LocationStatus
 from orchestration.cli.main import main
-from orchestration.cli.status import LocationStatus, table
+from orchestration.cli.status import table
 from tests.harness.up_server import Server, copy_project, free_port, pretend_done, serving
 
 LOCATIONS = ("park_access", "capital_projects")

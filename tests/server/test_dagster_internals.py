@@ -16,7 +16,7 @@ import pytest
 from dagster import DagsterInstance, DagsterRun, DefaultRunLauncher
 
 from orchestration.catalog.checkout import PROJECT_ROOT
-from orchestration.cli import materialize
+from orchestration.cli import local_runs
 from orchestration.server import dagster_internals
 from orchestration.server.dagster_internals import PRELOADED, TERMINATION_EVENT
 from orchestration.server.forkserver import SCRIPTS, Forkserver
@@ -197,7 +197,7 @@ def test_the_names_that_are_only_words_are_dagsters() -> None:
     from dagster._core.definitions.assets.job.asset_job import IMPLICIT_ASSET_JOB_NAME
     from dagster._core.storage.tags import REPOSITORY_LABEL_TAG
 
-    assert (materialize.ASSET_JOB, materialize.REPOSITORY_TAG) == (
+    assert (local_runs.ASSET_JOB, local_runs.REPOSITORY_TAG) == (
         IMPLICIT_ASSET_JOB_NAME,
         REPOSITORY_LABEL_TAG,
     )

@@ -1,0 +1,35 @@
+"""`generate`: writes what follows from products.yml."""
+
+import json
+import sys
+
+import click
+
+from orchestration.catalog.checkout import checkout_root, products_file
+
+
+@click.command("generate", short_help="Write the code locations and workspace.yaml.")
+@click.option("--check", is_flag=True, help="Write nothing; exit 1 and show a diff if stale.")
+@click.option("--schema", is_flag=True, help="Print the JSON Schema of products.yml, for editors.")
+def command(check: bool, schema: bool) -> int:
+    """Write the code locations and workspace.yaml from products.yml."""
+    from orchestration.catalog.products import json_schema, read_products
+    from orchestration.generator.generate import pending_changes, warnings, write
+
+    if schema:
+        print(json.dumps(json_schema(), indent=2))
+        return 0
+    root = checkout_root()
+    products = read_products(products_file(root))
+    changes = pending_changes(products)
+    for warning in warnings(products, root):
+        print(f"warning: {warning}", file=sys.stderr)
+    if check:
+        sys.stdout.writelines(change.diff for change in changes)
+        return 1 if changes else 0
+    write(changes)
+    for change in changes:
+        verb = "removed" if change.new is None else "added" if change.old is None else "changed"
+        print(f"{verb} {change.path}")
+    print(f"{len(products)} products and ingest: {len(changes)} files changed")
+    return 0

@@ -1,0 +1,23 @@
+"""Options that several commands have, and the types of their values."""
+
+from typing import Any
+
+import click
+
+
+class CommaSeparated(click.ParamType[list[str]]):
+    """Names with commas between them, as a list."""
+
+    name = "names"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[str]:
+        if isinstance(value, list):
+            return value
+        return [part.strip() for part in str(value).split(",") if part.strip()]
+
+
+PORT = click.IntRange(1, 65535)
+PRIVATE = 0o077
+"""The umask of what leaves something: what runs leave, and Dagster's database, is its owner's."""

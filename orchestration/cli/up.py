@@ -1,0 +1,38 @@
+"""`up`: serves Dagster."""
+
+import os
+
+import click
+
+from orchestration.cli.options import PORT, PRIVATE, CommaSeparated
+
+
+@click.command("up", short_help="Serve Dagster: the web UI and the daemon.")
+@click.option("--host", default="127.0.0.1", help="Address to listen on.")
+@click.option("--port", type=PORT, default=3000, help="Port to listen on.")
+@click.option("--cold", is_flag=True, help="Start every server as a fresh interpreter.")
+@click.option(
+    "--only",
+    type=CommaSeparated(),
+    default="",
+    metavar="NAME,…",
+    show_default=False,
+    help="Serve only these products; `ingest` is the ingest templates.",
+)
+@click.option(
+    "--owner",
+    type=CommaSeparated(),
+    default="",
+    metavar="OWNER,…",
+    show_default=False,
+    help="Serve only the products of these owners.",
+)
+@click.option("--no-watch", is_flag=True, help="Do not follow changes of the checkout's files.")
+def command(
+    host: str, port: int, cold: bool, only: list[str], owner: list[str], no_watch: bool
+) -> int:
+    """Serve Dagster: the web UI and the daemon. Ctrl-C ends it, and all that it started."""
+    from orchestration.server.up import up
+
+    os.umask(PRIVATE)
+    return up(host=host, port=port, warm=not cold, watches=not no_watch, only=only, owners=owner)
