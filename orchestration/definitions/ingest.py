@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from dagster import (
@@ -13,7 +12,6 @@ from dagster import (
     AssetSpec,
     Config,
     Definitions,
-    Failure,
     LastPartitionMapping,
     MaterializeResult,
     MetadataValue,
@@ -25,12 +23,9 @@ from pydantic import Field
 
 from orchestration.catalog.checkout import checkout_root, templates_folder
 from orchestration.catalog.ingest_templates import IngestTemplate, read_templates
-from orchestration.catalog.partition_keys import check_key
-from orchestration.definitions.metadata import of_process, table
+from orchestration.definitions.execution import execute, partition_of
 from orchestration.definitions.partitions import ingest_partitions
-from orchestration.lifecycle.environment import base_environment, dcpy_python
-from orchestration.lifecycle.results import ingest_result, lifecycle_dir, locked, staged
-from orchestration.lifecycle.step_runner import failing, run_step
+from orchestration.lifecycle.ingest import ingest
 
 
 class IngestConfig(Config):
@@ -89,7 +84,9 @@ def build_ingest_asset(*, template: IngestTemplate) -> AssetsDefinition:
     def ingest_asset(
         context: AssetExecutionContext, config: IngestConfig
     ) -> MaterializeResult[None]:
-        return MaterializeResult(metadata=_ingest(context, template, config))
+        options = config.model_dump()
+        version = partition_of(context)
+        return execute(lambda: ingest(template, version, options, context.log))
 
     return ingest_asset
 
@@ -119,58 +116,3 @@ def _metadata(template: IngestTemplate) -> dict[str, Any]:
         "problem": template.problem,
     }
     return {name: value for name, value in shown.items() if value is not None}
-
-
-def _ingest(
-    context: AssetExecutionContext, template: IngestTemplate, config: IngestConfig
-) -> Mapping[str, Any]:
-    subject = f"Template {template.id!r}"
-    if template.problem:
-        raise Failure(f"{subject} cannot be read: {template.problem}")
-    for warning in template.warnings:
-        context.log.warning(f"{subject}: {warning}")
-    with failing(subject):
-        version = check_key(context.partition_key if context.has_partition_key else "")
-        root, lifecycle, python = checkout_root(), lifecycle_dir(), dcpy_python(None)
-        result = ingest_result(lifecycle, template.id, version)
-        with (
-            locked(
-                result,
-                waiting=lambda: context.log.warning(
-                    f"Another run is ingesting version {version!r}; waiting for it to end."
-                ),
-            ),
-            staged(result, "ingest") as staging,
-        ):
-            step = run_step(
-                context,
-                stage="ingest",
-                subject=f"{subject}, version {version!r}",
-                parameters={
-                    "name": template.id,
-                    "version": version,
-                    "folder": str(staging.folder),
-                    "templates": str(templates_folder(root)),
-                    "options": config.model_dump(),
-                },
-                env=base_environment(root=root, lifecycle=lifecycle, python=python[0]),
-                root=root,
-                python=python,
-                result=result,
-                staging=staging,
-            )
-    datasets = [
-        {**dataset, "columns": len(dataset["columns"])} for dataset in step.data["datasets"]
-    ]
-    columns = [
-        {"dataset": dataset["id"], **column}
-        for dataset in step.data["datasets"]
-        for column in dataset["columns"]
-    ]
-    return {
-        "version": version,
-        "datasets": table(datasets, ("id", "version", "rows", "columns", "file")),
-        "columns": table(columns, ("dataset", "name", "type")),
-        "dagster/row_count": sum(dataset["rows"] for dataset in datasets),
-        **of_process(step.finished, result),
-    }

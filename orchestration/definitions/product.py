@@ -1,7 +1,6 @@
 """The assets of a product's build: plan, load, build, package."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from dagster import (
@@ -24,10 +23,12 @@ from orchestration import OrchestrationError
 from orchestration.catalog.checkout import checkout_root, product_folder, templates_folder
 from orchestration.catalog.ingest_templates import templates_of
 from orchestration.catalog.names import STAGES, build_job
+from orchestration.catalog.products import Product
 from orchestration.catalog.recipes import input_datasets
+from orchestration.definitions.execution import execute, partition_of
 from orchestration.definitions.partitions import build_partitions
 from orchestration.definitions.team import with_team_definitions
-from orchestration.lifecycle.stages import Product, run_stage
+from orchestration.lifecycle.stages import run_stage
 
 DESCRIPTIONS = {
     "plan": (
@@ -43,57 +44,38 @@ DESCRIPTIONS = {
 }
 
 
-def product_definitions(
-    *,
-    id: str,
-    slug: str,
-    build_command: str,
-    path: str,
-    recipe: str = "recipe.yml",
-    description: str | None = None,
-    owners: Sequence[str] = (),
-    category: str | None = None,
-    version_strategy: str | Mapping[str, Any] | None = None,
-    python: str | None = None,
-) -> Definitions:
+def product_definitions(**fields: Any) -> Definitions:
     """The code location of one product: a group of four assets and the job that runs them.
 
     The arguments are the product's fields in products.yml. Nothing of the checkout is needed to
     load it; where the product's recipe can be read, `plan` depends on the ingest assets it names,
     and the definitions that the product's team keeps beside it are added.
     """
-    entry = {name: value for name, value in locals().items() if value and name != "slug"}
-    product = Product(id, slug, build_command, path, recipe, python)
+    product = Product(**fields)
+    slug = product.slug
+    stages = zip([None, *STAGES], STAGES, strict=False)
     assets = [
         build_stage_asset(
             product=product,
             stage=stage,
-            deps=_plan_deps(product) if upstream is None else [AssetKey([slug, upstream])],
-            description=f"{description}\n\n{DESCRIPTIONS[stage][0]}"
-            if description
-            else DESCRIPTIONS[stage][0],
-            owners=owners,
-            metadata={
-                "product": MetadataValue.json(json.loads(json.dumps(entry))),
-                "recipe": MetadataValue.text(f"products/{path}/{recipe}"),
-            },
+            deps=[AssetKey([slug, upstream])] if upstream else _plan_deps(product),
         )
-        for upstream, stage in zip([None, *STAGES], STAGES, strict=False)
+        for upstream, stage in stages
     ]
     job = define_asset_job(
         build_job(slug),
         selection=assets,
-        description=f"All four stages of {id}.",
+        description=f"All four stages of {product.id}.",
         tags={"product": slug},
     )
     # The stages' work is done by processes of their own already.
     definitions = Definitions(assets=assets, jobs=[job], executor=in_process_executor)
-    return with_team_definitions(definitions, product_folder(checkout_root(), path), slug)
+    return with_team_definitions(definitions, product_folder(checkout_root(), product.folder), slug)
 
 
 def _plan_deps(product: Product) -> list[AssetDep]:
     root = checkout_root()
-    recipe = product.recipe_file(root)
+    recipe = product_folder(root, product.folder) / product.recipe
     if not recipe.is_file():
         return []
     try:
@@ -108,15 +90,11 @@ def _plan_deps(product: Product) -> list[AssetDep]:
 
 
 def build_stage_asset(
-    *,
-    product: Product,
-    stage: str,
-    deps: Sequence[AssetDep | AssetKey],
-    description: str,
-    owners: Sequence[str],
-    metadata: Mapping[str, Any],
+    *, product: Product, stage: str, deps: Sequence[AssetDep | AssetKey]
 ) -> AssetsDefinition:
     """The asset of one stage of a product's build."""
+    work, kinds = DESCRIPTIONS[stage]
+    recipe = f"products/{product.folder}/{product.recipe}"
 
     @multi_asset(
         name=f"{product.slug}__{stage}",
@@ -124,18 +102,24 @@ def build_stage_asset(
             AssetSpec(
                 key=AssetKey([product.slug, stage]),
                 deps=deps,
-                description=description,
+                description="\n\n".join(filter(None, [product.description, work])),
                 group_name=product.slug,
-                owners=owners,
+                owners=product.owners,
                 tags={"product": product.slug, "lifecycle_stage": f"builds.{stage}"},
-                kinds=DESCRIPTIONS[stage][1],
-                metadata=metadata,
+                kinds=kinds,
+                metadata={
+                    "product": MetadataValue.json(
+                        product.model_dump(mode="json", exclude_defaults=True)
+                    ),
+                    "recipe": MetadataValue.text(recipe),
+                },
             )
         ],
         partitions_def=build_partitions(product.slug),
         pool=f"build_{product.slug}",
     )
     def stage_asset(context: AssetExecutionContext) -> MaterializeResult[None]:
-        return MaterializeResult(metadata=run_stage(context, product, stage))
+        partition = partition_of(context)
+        return execute(lambda: run_stage(product, stage, partition, context.log))
 
     return stage_asset

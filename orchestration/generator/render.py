@@ -60,9 +60,6 @@ def _render(products: Sequence[Product]) -> dict[Path, str]:
 
 
 def _fields(product: Product) -> dict[str, object]:
-    given = product.model_dump(exclude_defaults=True)
-    given |= {"slug": product.slug, "path": product.folder}
-    if product.owners:
-        given["owners"] = list(product.owners)
-    first = ("id", "slug", "build_command", "path")
+    given = product.model_dump(mode="json", exclude_defaults=True)
+    first = ("id", "build_command")
     return {name: given.pop(name) for name in first} | given

@@ -1,6 +1,7 @@
 """The one runner of child processes: every stage's work happens in one."""
 
 import codecs
+import logging
 import math
 import os
 import re
@@ -16,8 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dagster import AssetExecutionContext, Failure, MetadataValue
-
+from orchestration import OrchestrationError
 from orchestration.lifecycle import reaper
 from orchestration.lifecycle.redaction import Redactor
 
@@ -56,25 +56,30 @@ class Finished:
             name = f"signal {-self.returncode}"
         return f"was ended by {name}"
 
-    def failure(self, what: str, log: Path) -> Failure:
-        """The failure of the asset whose work this child was.
+    def failure(self, what: str, log: Path) -> "StageFailed":
+        """The failure of the stage whose work this child was.
 
         `what` is the sentence's beginning, `log` where the log is found afterwards.
         """
         last = f" Its last output:\n{self.tail}" if self.tail else " It printed nothing."
-        return Failure(
-            description=f"{what} {self.outcome}.{last}",
-            metadata={
-                "exit_code": self.returncode,
-                "log": MetadataValue.path(str(log)),
-                "log_tail": MetadataValue.md(f"```\n{self.tail}\n```"),
-            },
-            allow_retries=True,
-        )
+        return StageFailed(f"{what} {self.outcome}.{last}", self, log)
+
+
+class StageFailed(OrchestrationError):
+    """A stage has not done its work; the text names its product or template, and says why.
+
+    `finished` and `log` are of the process that failed, where it was one.
+    """
+
+    def __init__(
+        self, text: str, finished: Finished | None = None, log: Path | None = None
+    ) -> None:
+        super().__init__(text)
+        self.finished, self.log = finished, log
 
 
 def run(
-    context: AssetExecutionContext,
+    logger: logging.Logger,
     *,
     command: Sequence[str],
     cwd: Path,
@@ -83,13 +88,13 @@ def run(
     redact: Redactor,
     grace: float = GRACE_SECONDS,
 ) -> Finished:
-    """Runs the command to its end, its output going to the run's log and to `log` as it comes.
+    """Runs the command to its end, its output going to `logger` and to the file `log` as it comes.
 
     Nothing that it started is left when this returns or raises, nor when this process is killed.
-    When the run is cancelled the command gets SIGTERM, and SIGKILL after `grace` seconds.
+    When this is interrupted the command gets SIGTERM, and SIGKILL after `grace` seconds.
     """
     started = time.monotonic()
-    output = _Output(context, log, redact)
+    output = _Output(logger, log, redact)
     reaper.adopt_orphans()
     unrelated = reaper.descendants({os.getpid()})
     process = subprocess.Popen(
@@ -147,10 +152,10 @@ def _interrupts_held() -> Iterator[None]:
 
 
 class _Output:
-    """Carries a child's output to the log file and to the run's events, without its secrets."""
+    """Carries a child's output to the log file and to a logger, without its secrets."""
 
-    def __init__(self, context: AssetExecutionContext, log: Path, redact: Redactor) -> None:
-        self._context = context
+    def __init__(self, logger: logging.Logger, log: Path, redact: Redactor) -> None:
+        self._logger = logger
         # Unbuffered, so that what could not be written is not tried again and again.
         self._file = log.open("wb", buffering=0)
         self._redact = redact
@@ -237,14 +242,14 @@ class _Output:
                 self._file.write("… from here on only the last lines are kept:\n".encode())
         except OSError as error:
             self._log_bytes = MAX_LOG_BYTES + 1
-            self._context.log.warning(f"{self._file.name} is not complete: {error.strerror}")
+            self._logger.warning(f"{self._file.name} is not complete: {error.strerror}")
 
     def _send_event(self) -> None:
         if self._event:
             if self._event_characters > MAX_EVENT_CHARACTERS:
                 self._event.append("… this is a lot of output; the rest is in the log file only")
             event, self._event = "\n".join(self._event), []
-            self._context.log.info(event)
+            self._logger.info(event)
 
     def close(self) -> None:
         """Writes what is still held back."""

@@ -62,6 +62,8 @@ class Staging:
     """Where to write. It exists, and is empty."""
     log: Path
     """The log to write; it goes into the result, or where `failed_log` says."""
+    exchange: Path
+    """A folder to create for talking with the stage's process; it goes with the attempt."""
 
 
 def failed_log(result: Path, stage: str) -> Path:
@@ -84,10 +86,10 @@ def staged(result: Path, stage: str) -> Iterator[Staging]:
     _remove_leftovers(result)
     token = secrets.token_hex(4)
     folder = result.parent / f".{result.name}.{token}"
-    log = result.parent / f".{result.name}.{token}.log"
+    log, exchange = (folder.with_name(f"{folder.name}.{suffix}") for suffix in ("log", "step"))
     folder.mkdir(mode=0o700)
     try:
-        yield Staging(folder, log)
+        yield Staging(folder, log, exchange)
         log.touch()
         log.rename(folder / f"{stage}.log")
         _point(result, folder)
@@ -98,6 +100,8 @@ def staged(result: Path, stage: str) -> Iterator[Staging]:
                 log.replace(failed_log(result, stage))
             shutil.rmtree(folder, ignore_errors=True)
         raise
+    finally:
+        shutil.rmtree(exchange, ignore_errors=True)
     failed_log(result, stage).unlink(missing_ok=True)
 
 
@@ -114,7 +118,7 @@ def _current(result: Path) -> str | None:
 def _remove_leftovers(result: Path) -> None:
     current = _current(result)
     # Exactly an attempt's names: those of `v1` must not be taken for those of `v1.20260101`.
-    attempt = re.compile(rf"\.{re.escape(result.name)}\.[0-9a-f]{{8}}(\.log|\.link)?")
+    attempt = re.compile(rf"\.{re.escape(result.name)}\.[0-9a-f]{{8}}(\.log|\.link|\.step)?")
     for entry in result.parent.iterdir():
         if not attempt.fullmatch(entry.name) or entry.name == current:
             continue

@@ -1,27 +1,29 @@
 """The stages of a product's build: what each does, for one partition."""
 
 import filecmp
+import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from dagster import AssetExecutionContext, Failure, MetadataValue
 
 from orchestration import OrchestrationError
 from orchestration.catalog.checkout import checkout_root, product_folder
 from orchestration.catalog.partition_keys import BuildKey, read_build_key, schema_name
+from orchestration.catalog.products import Product
 from orchestration.catalog.templated_yaml import YAML_LOADER
-from orchestration.definitions.metadata import of_process, table
 from orchestration.lifecycle import child
+from orchestration.lifecycle.child import StageFailed
 from orchestration.lifecycle.environment import (
     base_environment,
     build_environment,
     dcpy_python,
     load_environment,
 )
+from orchestration.lifecycle.outcomes import Built, Loaded, Outcome, Packaged, Planned, Process
 from orchestration.lifecycle.redaction import Redactor
 from orchestration.lifecycle.results import (
     LOCK_FILE,
@@ -36,22 +38,6 @@ from orchestration.lifecycle.results import (
 from orchestration.lifecycle.step_runner import StepResult, failing, run_step
 
 PRIVATE_LIFECYCLE = "lifecycle"
-
-
-@dataclass(frozen=True)
-class Product:
-    """What the stages have to know of a product."""
-
-    id: str
-    slug: str
-    build_command: str
-    path: str
-    recipe: str
-    python: str | None
-
-    def recipe_file(self, root: Path) -> Path:
-        """The product's recipe in the checkout."""
-        return product_folder(root, self.path) / self.recipe
 
 
 @dataclass(frozen=True)
@@ -70,6 +56,11 @@ class Build:
     def subject(self) -> str:
         return f"Product {self.product.id!r}"
 
+    @property
+    def source(self) -> Path:
+        """The product's folder in the checkout."""
+        return product_folder(self.root, self.product.folder)
+
     def environment(self) -> dict[str, str]:
         base = base_environment(root=self.root, lifecycle=self.lifecycle, python=self.python[0])
         return base | {
@@ -78,23 +69,22 @@ class Build:
         }
 
     def result(self, stage: str, needed_by: str) -> Path:
-        """The folder of an earlier stage's result; raises Failure where there is none."""
+        """The folder of an earlier stage's result; raises StageFailed where there is none."""
         folder = self.folder / stage
         if not folder.exists():
-            raise Failure(
+            raise StageFailed(
                 f"{self.subject}: partition {self.partition!r} has no {stage} for {needed_by} to "
                 f"work on. Materialize {self.product.slug}/{stage} first."
             )
         return folder.resolve()
 
 
-def run_stage(context: AssetExecutionContext, product: Product, stage: str) -> dict[str, Any]:
-    """Does the stage's work for the run's partition, and gives the materialization's metadata.
+def run_stage(product: Product, stage: str, partition: str, logger: logging.Logger) -> Outcome:
+    """Does the stage's work for the partition of a product's builds, in a process of its own.
 
-    Raises Failure with a sentence that names the product.
+    Another run on that partition is waited for. Raises StageFailed, whose text names the product.
     """
     with failing(f"Product {product.id!r}"):
-        partition = context.partition_key if context.has_partition_key else ""
         key = read_build_key(partition)
         lifecycle = lifecycle_dir()
         build = Build(
@@ -108,19 +98,18 @@ def run_stage(context: AssetExecutionContext, product: Product, stage: str) -> d
         )
         with locked(
             build.folder,
-            waiting=lambda: context.log.warning(
+            waiting=lambda: logger.warning(
                 f"Another run is working on partition {partition!r}; waiting for it to end."
             ),
         ):
-            metadata = WORK[stage](context, build)
-    return metadata
+            return WORK[stage](build, logger)
 
 
-def _plan(context: AssetExecutionContext, build: Build) -> dict[str, Any]:
+def _plan(build: Build, logger: logging.Logger) -> Planned:
     result = build.folder / "plan"
     with staged(result, "plan") as staging:
         step = _step(
-            context,
+            logger,
             build,
             "plan",
             {
@@ -136,17 +125,15 @@ def _plan(context: AssetExecutionContext, build: Build) -> dict[str, Any]:
     top = build.folder / LOCK_FILE
     if not top.is_symlink():
         top.symlink_to(Path("plan", LOCK_FILE))
-    datasets = (lock.get("inputs") or {}).get("datasets") or []
-    fields = ("id", "version", "source", "file_type", "destination")
-    return {
-        "version": str(lock.get("version")),
-        "datasets": table(datasets, fields),
-        "lock_file": MetadataValue.path(str(top)),
-        **of_process(step.finished, result),
-    }
+    return Planned(
+        version=str(lock.get("version")),
+        datasets=(lock.get("inputs") or {}).get("datasets") or [],
+        lock_file=top,
+        process=Process(step.finished, result),
+    )
 
 
-def _load(context: AssetExecutionContext, build: Build) -> dict[str, Any]:
+def _load(build: Build, logger: logging.Logger) -> Loaded:
     plan = build.result("plan", "load")
     result = build.folder / "load"
     with staged(result, "load") as staging:
@@ -154,7 +141,7 @@ def _load(context: AssetExecutionContext, build: Build) -> dict[str, Any]:
         shutil.copy2(plan / LOCK_FILE, lock_file)
         with private_lifecycle(build.lifecycle, staging.folder / PRIVATE_LIFECYCLE) as lifecycle:
             step = _step(
-                context,
+                logger,
                 build,
                 "load",
                 {"lock": str(lock_file)},
@@ -168,18 +155,14 @@ def _load(context: AssetExecutionContext, build: Build) -> dict[str, Any]:
                 result,
                 staging,
             )
-    fields = ("id", "version", "file_type", "destination_type", "destination")
-    return {
-        "datasets": table(step.data["datasets"], fields),
-        **of_process(step.finished, result),
-    }
+    return Loaded(step.data["datasets"], Process(step.finished, result))
 
 
-def _build(context: AssetExecutionContext, build: Build) -> dict[str, Any]:
+def _build(build: Build, logger: logging.Logger) -> Built:
     loaded = build.result("load", "build")
-    folder = product_folder(build.root, build.product.path)
+    folder = build.source
     if not folder.is_dir():
-        raise Failure(
+        raise StageFailed(
             f"{build.subject}: there is no folder {folder} to run the build command in. Add it, or "
             "name it under `path` in products.yml."
         )
@@ -198,7 +181,7 @@ def _build(context: AssetExecutionContext, build: Build) -> dict[str, Any]:
             build.lifecycle, staging.folder / PRIVATE_LIFECYCLE, loaded / PRIVATE_LIFECYCLE
         ) as lifecycle:
             finished = child.run(
-                context,
+                logger,
                 command=["bash", "-c", build.product.build_command],
                 cwd=folder,
                 env=env | {"DCPY_LIFECYCLE_DATA_DIR": str(lifecycle)},
@@ -210,11 +193,11 @@ def _build(context: AssetExecutionContext, build: Build) -> dict[str, Any]:
                 f"{build.subject}: the build command", failed_log(result, "build")
             )
         outputs = _outputs(staging.folder, loaded)
-    return {
-        "command": MetadataValue.text(Redactor(env).text(build.product.build_command)),
-        "outputs": table(outputs, ("file", "bytes")),
-        **of_process(finished, result),
-    }
+    return Built(
+        command=Redactor(env).text(build.product.build_command),
+        outputs=outputs,
+        process=Process(finished, result),
+    )
 
 
 def _outputs(folder: Path, loaded: Path) -> list[dict[str, Any]]:
@@ -228,14 +211,14 @@ def _outputs(folder: Path, loaded: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _package(context: AssetExecutionContext, build: Build) -> dict[str, Any]:
+def _package(build: Build, logger: logging.Logger) -> Packaged:
     build.result("build", "package")
-    context.log.info("Packaging is a stub: nothing was packaged.")
-    return {"stub": True, "note": "A stub: nothing was packaged."}
+    logger.info("Packaging is a stub: nothing was packaged.")
+    return Packaged()
 
 
 def _step(
-    context: AssetExecutionContext,
+    logger: logging.Logger,
     build: Build,
     stage: str,
     parameters: Mapping[str, Any],
@@ -244,12 +227,12 @@ def _step(
     staging: Staging,
 ) -> StepResult:
     return run_step(
-        context,
+        logger,
         stage=stage,
         subject=f"{build.subject}, {stage}",
         parameters={
             "name": build.product.id,
-            "recipe": str(build.product.recipe_file(build.root)),
+            "recipe": str(build.source / build.product.recipe),
             **parameters,
         },
         env=env,
@@ -271,4 +254,9 @@ def _read_lock(folder: Path) -> dict[str, Any]:
     return data
 
 
-WORK = {"plan": _plan, "load": _load, "build": _build, "package": _package}
+WORK: Mapping[str, Callable[[Build, logging.Logger], Outcome]] = {
+    "plan": _plan,
+    "load": _load,
+    "build": _build,
+    "package": _package,
+}

@@ -3,9 +3,7 @@ from orchestration.definitions.product import product_definitions
 
 defs = product_definitions(
     id='capital-projects',
-    slug='capital_projects',
     build_command='python build.py',
-    path='capital-projects',
     description='Planned capital spending by borough and by library system.',
     owners=['capital.planning@example.org', 'team:budget', 'team:data-engineering'],
     category='budget',

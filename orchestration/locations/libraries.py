@@ -3,9 +3,7 @@ from orchestration.definitions.product import product_definitions
 
 defs = product_definitions(
     id='libraries',
-    slug='libraries',
     build_command='python build.py',
-    path='libraries',
     description="Every public library branch of the city's three library systems.",
     owners=['libraries@example.org', 'team:facilities'],
     category='facilities',

@@ -3,7 +3,6 @@ from orchestration.definitions.product import product_definitions
 
 defs = product_definitions(
     id='park access',
-    slug='park_access',
     build_command='bash build.sh',
     path='park_access',
     description='Parks, playgrounds and community gardens of each borough, side by side.',

@@ -350,7 +350,7 @@ class Supervisor:
 
 def any_location() -> Definitions:
     """The definitions of a product as there are many; nobody has it."""
-    return product_definitions(id="any", slug="any", build_command="any", path=os.devnull)
+    return product_definitions(id="any", build_command="any")
 
 
 def _say(text: str) -> None:

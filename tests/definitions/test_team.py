@@ -29,7 +29,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def merged(folder: Path, text: str) -> Definitions:
     """The location of a product `pluto` whose team has these definitions."""
     (folder / "definitions.py").write_text(text)
-    own = product_definitions(id="pluto", slug="pluto", build_command="make", path="pluto")
+    own = product_definitions(id="pluto", build_command="make", path="pluto")
     return with_team_definitions(own, folder, "pluto")
 
 
@@ -39,7 +39,7 @@ def keys(definitions: Definitions) -> set[str]:
 
 
 def test_without_a_file_the_location_is_as_it_was(tmp_path: Path) -> None:
-    own = product_definitions(id="pluto", slug="pluto", build_command="make", path="pluto")
+    own = product_definitions(id="pluto", build_command="make", path="pluto")
     assert with_team_definitions(own, tmp_path, "pluto") is own
 
 

@@ -34,7 +34,5 @@ def failure_of(
 
 def own_product(*stages: str) -> list[AssetsDefinition]:
     """Stages of a product `own product`, whose folder is `own`."""
-    definitions = product_definitions(
-        id="own product", slug="own_product", build_command="true", path="own"
-    )
+    definitions = product_definitions(id="own product", build_command="true", path="own")
     return [definitions.get_assets_def(AssetKey(["own_product", stage])) for stage in stages]

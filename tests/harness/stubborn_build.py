@@ -26,7 +26,7 @@ def main(folder: Path) -> None:
     @asset
     def build(context: AssetExecutionContext) -> None:
         child.run(
-            context,
+            context.log,
             command=["bash", "-c", COMMAND],
             cwd=folder,
             env=os.environ,

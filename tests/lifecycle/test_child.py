@@ -1,3 +1,4 @@
+import logging
 import os
 import signal
 import subprocess
@@ -12,9 +13,7 @@ import pytest
 from dagster import (
     AssetExecutionContext,
     DagsterInstance,
-    Failure,
     asset,
-    build_asset_context,
     materialize,
 )
 
@@ -23,6 +22,7 @@ from orchestration.lifecycle import child
 from orchestration.lifecycle.redaction import MASK, Redactor
 from tests.harness.processes import is_running, wait_until
 
+LOGGER = logging.getLogger(__name__)
 LINUX = pytest.mark.skipif(
     sys.platform != "linux", reason="only Linux tells whose descendant a process is that went away"
 )
@@ -35,7 +35,7 @@ def run(
     variables = {"PATH": os.environ["PATH"], **env}
     log = folder / "stage.log"
     finished = child.run(
-        build_asset_context(),
+        LOGGER,
         command=["bash", "-c", script],
         cwd=folder,
         env=variables,
@@ -72,7 +72,7 @@ def test_output_is_an_event_of_the_run(tmp_path: Path) -> None:
     @asset
     def build(context: AssetExecutionContext) -> None:
         child.run(
-            context,
+            context.log,
             command=["echo", "hello from the build"],
             cwd=tmp_path,
             env=os.environ,
@@ -91,10 +91,10 @@ def refuse(*_: object) -> None:
 
 
 def test_nothing_is_left_where_the_runs_log_takes_no_more(tmp_path: Path) -> None:
-    context: Any = SimpleNamespace(log=SimpleNamespace(info=refuse, warning=refuse))
+    logger: Any = SimpleNamespace(info=refuse, warning=refuse)
     with pytest.raises(OSError, match="the database is full"):
         child.run(
-            context,
+            logger,
             command=["bash", "-c", "echo $$ > pid; trap '' TERM; while :; do echo on; done"],
             cwd=tmp_path,
             env=os.environ,
@@ -119,13 +119,12 @@ def test_a_failure_says_the_exit_code_and_the_last_lines(tmp_path: Path) -> None
     finished, _ = run(tmp_path, "seq 100; echo the reason; exit 42")
     log = tmp_path / "failed.log"
     failure = finished.failure("Product 'a': the build command", log)
-    assert isinstance(failure, Failure)
-    text = str(failure.description)
+    text = str(failure)
     assert text.startswith("Product 'a': the build command ended with exit code 42.")
     assert text.endswith("\n100\nthe reason")
     assert "\n81\n" not in text, "only the last lines"
-    assert failure.metadata["exit_code"].value == 42
-    assert failure.metadata["log"].value == str(log)
+    assert failure.finished == finished and finished.returncode == 42
+    assert failure.log == log
 
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV", "SIGTERM"])
@@ -138,7 +137,7 @@ def test_a_command_that_a_signal_ended_is_no_success(tmp_path: Path, name: str) 
 
 def test_a_command_that_does_not_exist_says_so(tmp_path: Path) -> None:
     finished = child.run(
-        build_asset_context(),
+        LOGGER,
         command=["no-such-command"],
         cwd=tmp_path,
         env=os.environ,
@@ -207,7 +206,7 @@ def test_secrets_are_masked_in_the_log_and_in_the_failure(tmp_path: Path) -> Non
     engine = "postgresql://dcp:hunter2-pw@db:5432/pluto"
     finished, lines = run(tmp_path, script, BUILD_ENGINE=engine, API_TOKEN="hunter2-token")
     assert lines == [f"engine postgresql://dcp:{MASK}@db:5432/pluto", MASK]
-    assert "hunter2" not in str(finished.failure("It", tmp_path).description)
+    assert "hunter2" not in str(finished.failure("It", tmp_path))
 
 
 @pytest.mark.parametrize("cut", [1, 6, 20, 30])

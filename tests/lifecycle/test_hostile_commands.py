@@ -1,6 +1,7 @@
 """Build commands that do what no build command should do."""
 
 import json
+import logging
 import os
 import resource
 import signal
@@ -9,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from dagster import AssetKey, build_asset_context
+from dagster import AssetKey
 
 from orchestration.definitions.product import product_definitions
 from orchestration.lifecycle import child
@@ -26,7 +27,7 @@ def run(folder: Path, script: str) -> child.Finished:
     """Runs a bash script as a build, its log going to `stage.log`."""
     env = {"PATH": os.environ["PATH"], "A_TOKEN": SECRET}
     return child.run(
-        build_asset_context(),
+        logging.getLogger(__name__),
         command=["bash", "-c", script],
         cwd=folder,
         env=env,
@@ -134,7 +135,7 @@ def test_a_build_that_goes_elsewhere_and_removes_where_it_was_leaves_its_result_
     load.mkdir(parents=True)
     (load / "recipe.lock.yml").write_text("version: '1'\n")
     command = 'rmdir "$PWD"; cd /; echo done > "$BUILD_ENV_OUTPUT_DIR/out"; pwd'
-    definitions = product_definitions(id="nomad", slug="nomad", build_command=command, path="nomad")
+    definitions = product_definitions(id="nomad", build_command=command, path="nomad")
     asset = definitions.get_assets_def(AssetKey(["nomad", "build"]))
     assert failure_of([asset], "main") is None
     build = lifecycle / "builds" / "nomad" / "main" / "build"

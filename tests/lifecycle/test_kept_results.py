@@ -153,7 +153,7 @@ def kill_one_of(fork: Fork, chosen: random.Random) -> bool:
 def build_libraries() -> bool:
     """Builds the libraries, in an instance of its own; False where that fails."""
     definitions = product_definitions(
-        id="libraries", slug="libraries", build_command="python build.py", path="libraries"
+        id="libraries", build_command="python build.py", path="libraries"
     )
     return failure_of([definitions.get_assets_def(AssetKey(["libraries", "build"]))], BUILD) is None
 

@@ -1,11 +1,10 @@
-"""What the steps share: the channel back to Dagster, the call of dcpy, and errors in a sentence.
+"""What the steps share: parameters and report, the call of dcpy, and errors in a sentence.
 
-Runs in dcpy's interpreter: the standard library, dcpy, and `dagster_pipes`, which is found in the
-folder that the command line names.
+Runs in dcpy's interpreter, on the standard library and dcpy.
 """
 
-import importlib
 import inspect
+import json
 import sys
 import traceback
 from collections.abc import Callable
@@ -23,26 +22,21 @@ class StepProblem(Exception):
 
 
 def run(work: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Runs a step: `work` gets what Dagster sent, and what it returns is sent back.
+    """Runs a step: `work` gets the parameters, and what it returns is reported.
 
-    An exception becomes a sentence for Dagster, with the traceback below it on standard error, and
+    The command line names the file of the parameters and that of the report, both JSON. An
+    exception becomes a sentence in the report, with the traceback above it on standard error, and
     the process ends with an exit code other than 0.
     """
     # Python put this folder first, where its `plan` and `load` would pass for somebody else's.
     sys.path.remove(str(Path(__file__).parent))
-    with _dagster_pipes(sys.argv[1]).open_dagster_pipes() as context:
-        report, code = _outcome(work, context.extras)
-        context.report_custom_message(report)
+    parameters, report = map(Path, sys.argv[1:])
+    answer, code = _outcome(work, json.loads(parameters.read_text(encoding="utf-8")))
+    new = report.with_suffix(".new")
+    new.write_text(json.dumps(answer), encoding="utf-8")
+    new.rename(report)
     sys.stdout.flush()
     sys.exit(code)
-
-
-def _dagster_pipes(folder: str) -> Any:
-    sys.path.append(folder)
-    try:
-        return importlib.import_module("dagster_pipes")
-    finally:
-        sys.path.remove(folder)
 
 
 def _outcome(
@@ -63,8 +57,8 @@ def _outcome(
         return {"problem": sentence}, PROBLEM_EXIT
     except Exception as error:
         sentence = explain(error, parameters)
-        print(f"{sentence}\n\n{traceback.format_exc()}", file=sys.stderr)
-        return {"problem": sentence, "traceback": traceback.format_exc()}, 1
+        print(f"{traceback.format_exc()}\n{sentence}", file=sys.stderr)
+        return {"problem": sentence}, 1
 
 
 def bind(function: Callable[..., Any], *arguments: Any, **options: Any) -> inspect.BoundArguments:

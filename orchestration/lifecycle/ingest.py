@@ -1,0 +1,59 @@
+"""The ingest of one version of a template."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from orchestration.catalog.checkout import checkout_root, templates_folder
+from orchestration.catalog.ingest_templates import IngestTemplate
+from orchestration.catalog.partition_keys import check_key
+from orchestration.lifecycle.child import StageFailed
+from orchestration.lifecycle.environment import base_environment, dcpy_python
+from orchestration.lifecycle.outcomes import Ingested, Process
+from orchestration.lifecycle.results import ingest_result, lifecycle_dir, locked, staged
+from orchestration.lifecycle.step_runner import failing, run_step
+
+
+def ingest(
+    template: IngestTemplate, version: str, options: Mapping[str, Any], logger: logging.Logger
+) -> Ingested:
+    """Ingests the version, with dcpy's `options`, in a process of its own.
+
+    Another run on that version is waited for. Raises StageFailed, whose text names the template.
+    """
+    subject = f"Template {template.id!r}"
+    if template.problem:
+        raise StageFailed(f"{subject} cannot be read: {template.problem}")
+    for warning in template.warnings:
+        logger.warning(f"{subject}: {warning}")
+    with failing(subject):
+        version = check_key(version)
+        root, lifecycle, python = checkout_root(), lifecycle_dir(), dcpy_python(None)
+        result = ingest_result(lifecycle, template.id, version)
+        with (
+            locked(
+                result,
+                waiting=lambda: logger.warning(
+                    f"Another run is ingesting version {version!r}; waiting for it to end."
+                ),
+            ),
+            staged(result, "ingest") as staging,
+        ):
+            step = run_step(
+                logger,
+                stage="ingest",
+                subject=f"{subject}, version {version!r}",
+                parameters={
+                    "name": template.id,
+                    "version": version,
+                    "folder": str(staging.folder),
+                    "templates": str(templates_folder(root)),
+                    "options": dict(options),
+                },
+                env=base_environment(root=root, lifecycle=lifecycle, python=python[0]),
+                root=root,
+                python=python,
+                result=result,
+                staging=staging,
+            )
+    return Ingested(version, step.data["datasets"], Process(step.finished, result))

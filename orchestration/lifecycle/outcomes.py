@@ -1,0 +1,70 @@
+"""What each stage tells of its work."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestration.lifecycle.child import Finished
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Process:
+    """What is told of the process that did a stage's work."""
+
+    finished: Finished
+    result: Path
+    """Where the stage's result lies."""
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """What ingest did."""
+
+    version: str
+    datasets: Rows
+    """Of each: id, version, file, rows, and columns with their name and type."""
+    process: Process
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What plan did."""
+
+    version: str
+    datasets: Rows
+    """The datasets of the lock file, as it has them."""
+    lock_file: Path
+    process: Process
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What load did."""
+
+    datasets: Rows
+    """Of each: id, version, file_type, destination_type, destination."""
+    process: Process
+
+
+@dataclass(frozen=True)
+class Built:
+    """What build did."""
+
+    command: str
+    """Without secrets."""
+    outputs: Rows
+    """Of each file: file, bytes."""
+    process: Process
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """What package did: nothing so far."""
+
+    note: str = "A stub: nothing was packaged."
+
+
+Outcome = Ingested | Planned | Loaded | Built | Packaged
