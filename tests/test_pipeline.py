@@ -124,7 +124,7 @@ def test_the_metadata_of_an_ingest_tells_rows_and_columns(instance: DagsterInsta
     [dataset] = rows(found["datasets"].records)
     assert (dataset["id"], dataset["version"], dataset["rows"]) == ("bpl_libraries", "20260101", 8)
     assert found["dagster/row_count"] == 8
-    columns = {column.name for column in found["dagster/column_schema"].schema.columns}
+    columns = {column.name for column in found["dagster/column_schema"].columns}
     assert {"name", "address", "borough", "zipcode"} <= columns
     assert dataset["columns"] == len(columns)
     assert found["bytes"] > 0
