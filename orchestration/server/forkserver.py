@@ -20,6 +20,8 @@ from typing import Protocol
 
 from dagster import Definitions
 
+from orchestration.server import console
+
 SCRIPTS = ("dagster", "dagster-webserver", "dagster-daemon")
 HANDLED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -151,6 +153,7 @@ def _in_fork(work: Callable[[], None], env: Mapping[str, str], output: int) -> N
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.closerange(3, os.sysconf("SC_OPEN_MAX") if os.sysconf("SC_OPEN_MAX") < 4096 else 4096)
+    console.settle_fork()
     os.environ.clear()
     os.environ.update(env)
     random.seed()

@@ -3,13 +3,12 @@
 import os
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from orchestration.lifecycle.redaction import Redactor
 from orchestration.server.forkserver import Forkserver, Process
+from orchestration.server.tail import Tail
 
-TAIL_LINES = 40
 MAX_LINE = 65_536
 
 
@@ -44,13 +43,13 @@ class Service:
         """Whether somebody calls `show_output` whenever there is some."""
         self._is_closed = False
         self._pending = b""
-        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._tail = Tail()
         self._redact = Redactor(env)
 
     @property
     def tail(self) -> str:
-        """Its last lines of output."""
-        return "\n".join(self._tail)
+        """What to say of its end."""
+        return str(self._tail)
 
     @property
     def age(self) -> float:
@@ -68,11 +67,10 @@ class Service:
         *lines, self._pending = (self._pending + chunk).split(b"\n")
         if self._pending and (not chunk or len(self._pending) > MAX_LINE):
             lines, self._pending = [*lines, self._pending], b""
-        for line in lines:
-            text = self._redact.text(line.decode(errors="replace"))
-            self._tail.append(text)
-            sys.stdout.write(f"[{self.name}] {text}\n")
-        sys.stdout.flush()
+        texts = [self._redact.text(line.decode(errors="replace")) for line in lines]
+        for text in texts:
+            self._tail.add(text)
+        sys.stdout.write("".join(f"[{self.name}] {text}\n" for text in texts))
         return bool(chunk)
 
     def close(self) -> None:

@@ -30,7 +30,7 @@ from orchestration.instance.home import open_instance, prepare_dagster_home
 from orchestration.instance.partitions import add_starter_partitions
 from orchestration.lifecycle.environment import dcpy_python, problem_with_dcpy
 from orchestration.lifecycle.results import lifecycle_dir
-from orchestration.server import control
+from orchestration.server import console, control
 from orchestration.server.code_locations import CodeLocations
 from orchestration.server.code_server import CodeServer, ending
 from orchestration.server.dagster_services import DagsterServices
@@ -170,6 +170,7 @@ class Supervisor:
         """Waits a moment for something to happen, and does what there is to do."""
         if os.getppid() != self._parent:
             self._stopping = True
+        sys.stdout.flush()
         for key, _ in self.selector.select(timeout=0.5 if self.locations.are_settled else 0.05):
             key.data()
         self.locations.attend()
@@ -365,6 +366,7 @@ def _reply(stream: Any, answer: dict[str, Any]) -> None:
 
 def main() -> int:
     """Runs the supervisor; `up` starts it in a process of its own."""
+    console.settle(waits=False)
     settings = json.loads(sys.argv[1])
     selection = Selection(settings.pop("only"), settings.pop("owners"))
     try:

@@ -49,6 +49,7 @@ def up(
             *(sys.executable, "-m", "orchestration.server.supervisor", json.dumps(settings)),
         ],
         cwd=PROJECT_ROOT,
+        env={**os.environ, "PYTHONIOENCODING": getattr(sys.stdout, "encoding", None) or "utf-8"},
         stdin=subprocess.PIPE,
         start_new_session=True,
     )

@@ -143,7 +143,13 @@ def free_port() -> int:
 class Server:
     """A running `up`, and the questions that the tests ask it."""
 
-    def __init__(self, project: Path, options: Sequence[str], env: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        project: Path,
+        options: Sequence[str],
+        env: Mapping[str, str],
+        output: int | None = None,
+    ) -> None:
         self.project = project
         self.checkout = checkout_of(project)
         self.products = self.checkout / "products" / "products.yml"
@@ -161,7 +167,7 @@ class Server:
                 cwd=project,
                 env={**inherited, **env, MARK: self._mark, "TMPDIR": str(self._temporary)},
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=log if output is None else output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
@@ -419,9 +425,17 @@ def selector(location: str) -> dict[str, str]:
 
 
 @contextmanager
-def started(project: Path, *options: str, env: Mapping[str, str] | None = None) -> Iterator[Server]:
-    """An `up` that has just been started; whatever is left of it at the end is killed."""
-    server = Server(project, options, env or {})
+def started(
+    project: Path,
+    *options: str,
+    env: Mapping[str, str] | None = None,
+    output: int | None = None,
+) -> Iterator[Server]:
+    """An `up` that has just been started; whatever is left of it at the end is killed.
+
+    It prints to the file descriptor `output`, else to a log of its own.
+    """
+    server = Server(project, options, env or {}, output)
     try:
         yield server
     finally:
