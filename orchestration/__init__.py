@@ -9,6 +9,11 @@ class OrchestrationError(Exception):
     """Something the user can mend; its text says what happened, where, and what to do."""
 
 
+def counted(number: int, noun: str) -> str:
+    """The number with its noun, whose plural ends in `s`: `1 file`, `2 files`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def explained(error: OSError) -> str:
     """What the system did not do, and what to do about it, in two sentences."""
     file = error.filename2 or error.filename

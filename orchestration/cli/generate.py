@@ -5,6 +5,7 @@ import sys
 
 import click
 
+from orchestration import counted
 from orchestration.catalog.checkout import checkout_root, products_file
 
 
@@ -31,5 +32,7 @@ def command(check: bool, schema: bool) -> int:
     for change in changes:
         verb = "removed" if change.new is None else "added" if change.old is None else "changed"
         print(f"{verb} {change.path}")
-    print(f"{len(products)} products and ingest: {len(changes)} files changed")
+    print(
+        f"{counted(len(products), 'product')} and ingest: {counted(len(changes), 'file')} changed"
+    )
     return 0

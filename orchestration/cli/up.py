@@ -4,12 +4,12 @@ import os
 
 import click
 
-from orchestration.cli.options import PORT, PRIVATE, CommaSeparated
+from orchestration.cli.options import PRIVATE, CommaSeparated
 
 
 @click.command("up", short_help="Serve Dagster: the web UI and the daemon.")
 @click.option("--host", default="127.0.0.1", help="Address to listen on.")
-@click.option("--port", type=PORT, default=3000, help="Port to listen on.")
+@click.option("--port", type=int, default=3000, help="Port to listen on.")
 @click.option("--cold", is_flag=True, help="Start every server as a fresh interpreter.")
 @click.option(
     "--only",

@@ -32,10 +32,12 @@ class Selection:
                 f"There are: {', '.join(everything)}."
             )
         owners = {owner for product in products for owner in product.owners}
-        if unknown := [owner for owner in self._owners if owner not in owners]:
+        # A team's name alone is what the UI shows.
+        wanted = {f"team:{o}" if f"team:{o}" in owners else o for o in self._owners}
+        if unknown := sorted(wanted - owners):
             raise OrchestrationError(
                 f"--owner names nobody who owns a product: {', '.join(unknown)}. "
                 f"There are: {', '.join(sorted(owners)) or 'none'}."
             )
-        owned = {p.slug for p in products if set(p.owners) & set(self._owners)}
+        owned = {p.slug for p in products if set(p.owners) & wanted}
         return [name for name in everything if name in names or name in owned]

@@ -21,7 +21,7 @@ from typing import Any
 
 from dagster import DagsterInstance, Definitions
 
-from orchestration import OrchestrationError, explained
+from orchestration import OrchestrationError, counted, explained
 from orchestration.catalog.checkout import PROJECT_ROOT, checkout_root
 from orchestration.definitions.product import product_definitions
 from orchestration.generator.render import LOCATIONS
@@ -274,7 +274,7 @@ class Supervisor:
             self._publish_again()
         else:
             self._pause = RELOAD_PAUSE_SECONDS
-            _say(f"{len(servers)} code locations: {', '.join(servers)}")
+            _say(f"{counted(len(servers), 'code location')}: {', '.join(servers)}")
 
     def _publish_again(self) -> None:
         self.dagster.published, self._last_reload = [], time.monotonic()
@@ -287,7 +287,7 @@ class Supervisor:
         servers = self.locations.servers
         broken = [server.name for server in servers.values() if server.problem]
         _say(
-            f"Dagster is at {self.dagster.url} with {len(servers)} code locations"
+            f"Dagster is at {self.dagster.url} with {counted(len(servers), 'code location')}"
             + (f"; broken: {', '.join(broken)}" if broken else "")
         )
 

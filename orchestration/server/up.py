@@ -4,6 +4,7 @@ It only holds a pipe: when it ends, however it does, the reaper at the other end
 the supervisor and all that it started. It never imports Dagster, since it is there all the while.
 """
 
+import errno
 import ipaddress
 import json
 import os
@@ -73,12 +74,11 @@ def _check_port(host: str, port: int) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            if port == 0:
-                raise OverflowError("port must be 1-65535.")
+            if not 0 < port < 65_536:
+                raise OSError(errno.EINVAL, "a port is a number from 1 to 65535")
             probe.bind((host, port))
-        except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or error
+        except OSError as error:
             raise OrchestrationError(
-                f"Cannot listen on {host}:{port}: {reason}. Choose another --port or --host "
-                "(make up PORT=… HOST=…)."
+                f"Cannot listen on {host}:{port}: {error.strerror or error}. Choose another --port "
+                "or --host (make up PORT=… HOST=…)."
             ) from error

@@ -16,7 +16,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Serves what one team names and another owns; `package` can run there, nothing else."""
     project = copy_project(tmp_path_factory.mktemp("status"))
     pretend_done(project, "park_access", "build")
-    options = ("--no-watch", "--only", "park access", "--owner", "team:budget")
+    options = ("--no-watch", "--only", "park access", "--owner", "budget")
     with serving(project, *options, locations=LOCATIONS) as server:
         yield server
 
