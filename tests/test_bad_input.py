@@ -15,7 +15,7 @@ from orchestration.catalog.checkout import SAMPLE_ROOT, products_file, templates
 from orchestration.catalog.ingest_templates import read_template
 from orchestration.catalog.partition_keys import PartitionKeyError, check_key, read_build_key
 from orchestration.catalog.products import read_products
-from orchestration.catalog.recipes import input_datasets
+from orchestration.catalog.recipes import recipe_inputs
 from orchestration.definitions.ingest import ingest_definitions
 from orchestration.generator.generate import pending_changes, write
 from orchestration.generator.render import LOCATIONS, WORKSPACE
@@ -124,7 +124,7 @@ def test_five_hundred_damaged_recipes_are_read_or_refused_with_their_path(tmp_pa
     for content in damaged("products/*/recipe*.yml"):
         path.write_bytes(content)
         try:
-            assert all(isinstance(dataset, str) for dataset in input_datasets(path))
+            assert all(isinstance(dataset, str) for dataset in recipe_inputs(path).datasets)
         except OrchestrationError as error:
             refused += 1
             assert str(tmp_path) in str(error)

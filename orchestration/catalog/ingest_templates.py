@@ -1,14 +1,14 @@
 """The checkout's ingest templates, read without dcpy."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
 from orchestration import OrchestrationError
-from orchestration.catalog.templated_yaml import rendered_yaml
+from orchestration.catalog.templated_yaml import NeedsVariables, templated_mapping
 
 ID = re.compile(rb"""\bid: *["']?([^\s"',}]+)""")
 # What the source types call the place they read from. Source: dcpy/lifecycle/ingest/models.py.
@@ -26,6 +26,8 @@ class IngestTemplate:
     url: str | None = None
     source_type: str | None = None
     source: str | None = None
+    source_id: str | None = None
+    """As what ingest archives the source as it was read: a dataset's id where it gives one only."""
     datasets: tuple[str, ...] = ()
     depends_on: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -53,20 +55,34 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.yml") if not path.name.startswith("."))
 
 
-def templates_of(folder: Path, datasets: Sequence[str]) -> list[str]:
-    """The ids of the templates that give these datasets, where there are any, each once.
+def templates_of(folder: Path, datasets: Iterable[str]) -> dict[str, str]:
+    """The id of the template that gives a dataset (or raw source), where there is one.
 
-    Most templates give one dataset of their own name. The others are looked for by text first:
-    parsing all of them takes longer than anything else that a location does when it loads.
+    Most templates give one dataset of their own name, which their text shows: parsing all of them
+    takes longer than anything else that a location does when it loads.
     """
-    files = _files(folder)
-    stems = {path.stem for path in files}
-    found = [name for name in datasets if name in stems]
-    wanted = set(datasets) - stems
-    for path in files if wanted else []:
-        if wanted & _ids_in(path) and wanted & set(read_template(path).datasets):
-            found.append(path.stem)
-    return list(dict.fromkeys(found))
+    files = {path.stem: path for path in _files(folder)}
+    wanted = dict.fromkeys(datasets)
+    found = {name: name for name in wanted if name in files and _gives_itself(files[name])}
+    rest = {name for name in wanted if name not in found}
+    for path in files.values() if rest else []:
+        if rest & _ids_in(path):
+            given = rest & _given(read_template(path))
+            found.update(dict.fromkeys(given, path.stem))
+            rest -= given
+    return {name: found[name] for name in wanted if name in found}
+
+
+def _gives_itself(path: Path) -> bool:
+    if _ids_in(path) == {path.stem}:
+        return True
+    template = read_template(path)
+    # One that cannot be read is taken for what its name says.
+    return path.stem in _given(template) or template.problem is not None
+
+
+def _given(template: IngestTemplate) -> set[str]:
+    return {*template.datasets, *filter(None, [template.source_id])}
 
 
 def _ids_in(path: Path) -> set[str]:
@@ -79,14 +95,14 @@ def _ids_in(path: Path) -> set[str]:
 def read_template(path: Path) -> IngestTemplate:
     """The template in the file, with its `problem` set where it cannot be read."""
     try:
-        return _template(path, rendered_yaml(path))
+        return _template(path, templated_mapping(path))
+    except NeedsVariables as error:
+        return IngestTemplate(id=path.stem, warnings=(f"Nothing can be shown of it: {error}",))
     except OrchestrationError as error:
         return IngestTemplate(id=path.stem, problem=str(error))
 
 
-def _template(path: Path, data: Any) -> IngestTemplate:
-    if not isinstance(data, dict):
-        raise OrchestrationError(f"{path}: a template must be a mapping")
+def _template(path: Path, data: Mapping[Any, Any]) -> IngestTemplate:
     attributes = _mapping(data.get("attributes"))
     source = _mapping(data.get("source") or _mapping(data.get("ingestion")).get("source"))
     datasets = data.get("datasets")
@@ -97,6 +113,7 @@ def _template(path: Path, data: Any) -> IngestTemplate:
         url=_text(attributes.get("url")),
         source_type=_text(source.get("type")),
         source=next((_text(source[key]) for key in SOURCE_PLACES if key in source), None),
+        source_id=_text(data.get("id")),
         datasets=tuple(
             str(dataset["id"])
             for dataset in (datasets if isinstance(datasets, list) else [data])

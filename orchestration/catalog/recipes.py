@@ -1,33 +1,65 @@
 """The inputs that a recipe names, read without dcpy."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from orchestration import OrchestrationError
-from orchestration.catalog.templated_yaml import rendered_yaml
+from orchestration.catalog.templated_yaml import templated_mapping
+
+# Where ingest archives what it made, and the source that it made it of.
+INGESTED = ("edm.recipes.datasets", "edm.recipes.raw_datasets")
 
 
-def input_datasets(recipe: Path) -> list[str]:
-    """The ids of the datasets that the recipe and its base recipes take in, each once, in order.
+@dataclass(frozen=True)
+class RecipeInputs:
+    """What a recipe takes in of what ingest archives, as dcpy reads it."""
 
-    Raises OrchestrationError when one of them cannot be read.
+    datasets: tuple[str, ...]
+    """The ids, each once, in order: the recipe's own, then those of its base recipe."""
+    warning: str | None = None
+    """What somebody who wrote the recipe would not expect."""
+
+
+def recipe_inputs(recipe: Path) -> RecipeInputs:
+    """The ingested datasets that the recipe and its base recipe name.
+
+    Raises OrchestrationError when one of the two cannot be read. Source: `plan_recipe` of
+    dcpy/lifecycle/builds/plan.py, which reads no base recipe of the base recipe.
     """
-    return list(dict.fromkeys(_datasets(recipe, seen=[])))
+    data = templated_mapping(recipe)
+    datasets, warning = [*_datasets(recipe, data)], None
+    if base := _base(recipe, data):
+        base_data = templated_mapping(base)
+        datasets += _datasets(base, base_data)
+        further = _base(base, base_data)
+        if further and further not in (recipe, base):
+            warning = (
+                f"{recipe} has the base recipe {base.name}, which has the base recipe "
+                f"{further.name}: dcpy reads the first one only. Add to {recipe.name} what it "
+                f"needs of {further.name}."
+            )
+    return RecipeInputs(tuple(dict.fromkeys(datasets)), warning)
 
 
-def _datasets(recipe: Path, seen: list[Path]) -> Iterator[str]:
-    if recipe in seen:
-        raise OrchestrationError(f"{recipe}: base_recipe leads back to this recipe itself")
-    data = rendered_yaml(recipe)
-    if not isinstance(data, dict):
-        raise OrchestrationError(f"{recipe}: a recipe must be a mapping")
-    inputs = data.get("inputs")
-    datasets = inputs.get("datasets") if isinstance(inputs, dict) else None
+def _base(recipe: Path, data: Mapping[Any, Any]) -> Path | None:
+    base = data.get("base_recipe")
+    return Path(os.path.normpath(recipe.parent / base)) if isinstance(base, str) else None
+
+
+def _datasets(recipe: Path, data: Mapping[Any, Any]) -> Iterator[str]:
+    inputs = _mapping(data.get("inputs"))
+    default = _mapping(inputs.get("dataset_defaults")).get("source")
+    datasets = inputs.get("datasets")
     for dataset in datasets if isinstance(datasets, list) else []:
-        name = (dataset.get("id") or dataset.get("name")) if isinstance(dataset, dict) else None
+        name = _mapping(dataset).get("id") or _mapping(dataset).get("name")
         if not isinstance(name, str):
             raise OrchestrationError(f"{recipe}: every dataset of `inputs` must have an id")
-        yield name
-    if isinstance(base := data.get("base_recipe"), str):
-        yield from _datasets(Path(os.path.normpath(recipe.parent / base)), [*seen, recipe])
+        if (dataset.get("source") or default or INGESTED[0]) in INGESTED:
+            yield name
+
+
+def _mapping(value: Any) -> Mapping[Any, Any]:
+    return value if isinstance(value, dict) else {}

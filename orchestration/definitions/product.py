@@ -24,7 +24,7 @@ from orchestration.catalog.checkout import checkout_root, product_folder, templa
 from orchestration.catalog.ingest_templates import templates_of
 from orchestration.catalog.names import STAGES, build_job
 from orchestration.catalog.products import Product
-from orchestration.catalog.recipes import input_datasets
+from orchestration.catalog.recipes import recipe_inputs
 from orchestration.definitions.execution import execute, partition_of
 from orchestration.definitions.partitions import build_partitions
 from orchestration.definitions.team import with_team_definitions
@@ -79,13 +79,16 @@ def _plan_deps(product: Product) -> list[AssetDep]:
     if not recipe.is_file():
         return []
     try:
-        datasets = input_datasets(recipe)
+        inputs = recipe_inputs(recipe)
     except OrchestrationError as error:
         get_dagster_logger().warning(f"Product {product.id!r} loads without its inputs: {error}")
         return []
+    if inputs.warning:
+        get_dagster_logger().warning(f"Product {product.id!r}: {inputs.warning}")
+    templates = templates_of(templates_folder(root), inputs.datasets).values()
     return [
         AssetDep(AssetKey(["ingest", template]), partition_mapping=LastPartitionMapping())
-        for template in templates_of(templates_folder(root), datasets)
+        for template in dict.fromkeys(templates)
     ]
 
 

@@ -10,6 +10,7 @@ from orchestration.catalog.ingest_templates import (
     read_templates,
     templates_of,
 )
+from orchestration.catalog.recipes import recipe_inputs
 from tests.harness.mutations import mutated
 from tests.harness.processes import NYC
 
@@ -29,6 +30,7 @@ def test_a_template_gives_what_the_ui_shows() -> None:
         url="https://www.bklynlibrary.org/locations",
         source_type="local_file",
         source="data/bpl_libraries.csv",
+        source_id="bpl_libraries",
         datasets=("bpl_libraries",),
     )
 
@@ -43,6 +45,49 @@ def test_a_template_that_is_no_yaml_until_it_is_rendered_is_read(tmp_path: Path)
     text = "id: a\ningestion: {source: {type: s3, key: {{ version }}}}\n"
     template = read(tmp_path, a=text)["a"]
     assert (template.source_type, template.problem) == ("s3", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "source"),
+    [
+        ("key: \"{{ version.split('-')[0] }}/x.csv\"", "UNKNOWN/x.csv"),
+        ("key: 'x/{{ version[:4] | int - 1 }}.csv'", "x/UNKNOWN.csv"),
+        ("key: '{% set y = version[:4] | int %}{{ y }}/{{ 100 // y }}'", "UNKNOWN/UNKNOWN"),
+        ("key: '{% set y, q = version.split(\"Q\") %}20{{ y }}_{{ q }}'", "20UNKNOWN_UNKNOWN"),
+        ("key: '{{ \"%02d\" % (version | int) }}/{{ version | nosuchtest }}'", None),
+        ('key: \'{{ {"25A": "a"}[version] }}\'', "UNKNOWN"),
+        ("key: '{{ months[version[2:] | int] }}/{{ [].pop() }}'", "UNKNOWN/UNKNOWN"),
+        ("key: '{% raw %}{{ x }}{% endraw %}{{ 5 | dictsort }}'", "{{ x }}UNKNOWN"),
+    ],
+)
+def test_what_only_the_version_decides_does_not_keep_a_template_from_running(
+    tmp_path: Path, text: str, source: str | None
+) -> None:
+    body = f"id: a\ningestion:\n  source:\n    type: s3\n    {text}\n"
+    template = read(tmp_path, a=body)["a"]
+    if source is None:
+        assert ":5: not valid Jinja: No filter named 'nosuchtest'" in str(template.problem)
+    else:
+        assert (template.source, template.datasets) == (source, ("a",))
+        assert (template.problem, template.warnings) == (None, ())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{% if version == '25A' %}id: a{% endif %}",
+        "{% for part in version.split('-') %}id: a{% endfor %}",
+        "id: a\nday: !!timestamp {{ version }}\n",
+        "id: a\n{{ version }}: b: c\n",
+        "{% if version %}id: a{% else %}id: b{% endif %}\nx: {{ 5 | dictsort }}\n",
+    ],
+)
+def test_what_cannot_be_shown_without_the_version_is_a_warning_at_most(
+    tmp_path: Path, text: str
+) -> None:
+    template = read(tmp_path, a=text)["a"]
+    assert template.problem is None
+    assert template.datasets or "without its variables" in template.warnings[0]
 
 
 def test_all_real_templates_are_read(nyc: Path) -> None:
@@ -152,7 +197,31 @@ def test_a_dataset_leads_to_the_template_that_gives_it(tmp_path: Path) -> None:
         other="description: 'id: gardens'\n",
     )
     datasets = ["playgrounds", "pad", "gardens", "pools", "nobody", "../pad", "x" * 300]
-    assert sorted(templates_of(tmp_path, datasets)) == ["flow", "pad", "sites"]
+    assert templates_of(tmp_path, datasets) == {
+        "playgrounds": "sites",
+        "pad": "pad",
+        "gardens": "sites",
+        "pools": "flow",
+    }
+
+
+def test_a_template_leads_to_what_it_gives_and_not_to_what_it_is_called(tmp_path: Path) -> None:
+    read(
+        tmp_path,
+        courts="id: nyc_courts\n",
+        gdb="id: gdb\ndatasets: [{id: rail}, {id: nodes}]\n",
+        other="'id' : other\n",
+        torn="id: [\n",
+    )
+    datasets = ["courts", "nyc_courts", "gdb", "rail", "other", "torn"]
+    assert templates_of(tmp_path, datasets) == {
+        "nyc_courts": "courts",
+        # what was read, as it was, is archived, too
+        "gdb": "gdb",
+        "rail": "gdb",
+        "other": "other",
+        "torn": "torn",
+    }
 
 
 def test_an_unreadable_template_does_not_hide_the_others_from_lineage(tmp_path: Path) -> None:
@@ -160,11 +229,30 @@ def test_an_unreadable_template_does_not_hide_the_others_from_lineage(tmp_path: 
     (tmp_path / "b.yml").symlink_to(tmp_path / "nowhere")
     (tmp_path / "c.yml").mkdir()
     (tmp_path / ".#sites.yml").symlink_to("nobody@nowhere")
-    assert templates_of(tmp_path, ["gardens"]) == ["sites"]
+    assert templates_of(tmp_path, ["gardens"]) == {"gardens": "sites"}
 
 
 def test_without_templates_there_is_no_lineage(tmp_path: Path) -> None:
-    assert templates_of(tmp_path / "ingest_templates", ["pad"]) == []
+    assert templates_of(tmp_path / "ingest_templates", ["pad"]) == {}
+
+
+def test_the_real_inputs_lead_to_templates_that_give_them(nyc: Path) -> None:
+    datasets = {
+        dataset
+        for path in (nyc / "products").glob("*/recipe*.yml")
+        for dataset in recipe_inputs(path).datasets
+    }
+    given = {
+        dataset: template.id
+        for template in read_templates(templates_folder(nyc))
+        for dataset in (*template.datasets, template.source_id or "")
+    }
+    found = templates_of(templates_folder(nyc), datasets)
+    assert found == {dataset: given[dataset] for dataset in datasets & set(given)}
+    assert templates_of(templates_folder(nyc), ["dcp_cscl_rail"]) == {
+        "dcp_cscl_rail": "dcp_cscl_gdb"
+    }
+    assert not {"dcp_mappluto_clipped", "dcp_projects"} & set(found)
 
 
 def test_damaged_templates_are_read_or_say_why(tmp_path: Path) -> None:

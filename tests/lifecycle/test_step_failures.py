@@ -315,6 +315,16 @@ def change(file: Path, old: str, new: str | None) -> None:
         file.write_text(text.replace(old, new) if old else new)
 
 
+def test_a_template_that_makes_something_of_its_version_is_ingested(
+    sample: Path, lifecycle: Path
+) -> None:
+    change(sample / TEMPLATE, "data/qpl_libraries", "data/{{ version.split('-')[1] }}_libraries")
+    change(sample / TEMPLATE, "attributes:", "{% set year = version[:4] | int %}\nattributes:")
+    asset = build_ingest_asset(template=read_template(sample / TEMPLATE))
+    assert failure_of([asset], "2026-qpl") is None
+    assert (lifecycle / "ingest/qpl_libraries/2026-qpl/qpl_libraries.csv").is_file()
+
+
 def test_a_version_archived_with_other_data_is_not_replaced_by_accident(sample: Path) -> None:
     template = read_template(sample / TEMPLATE)
     assets = [build_ingest_asset(template=template)]
