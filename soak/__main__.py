@@ -490,10 +490,10 @@ def kill_up(project: Path) -> list[str]:
     return wrong
 
 
-def damaged_databases(lifecycle: Path) -> list[str]:
+def damaged_databases(home: Path) -> list[str]:
     """What SQLite finds wrong with Dagster's databases."""
     wrong = []
-    for file in lifecycle.rglob("*.db"):
+    for file in home.rglob("*.db"):
         with closing(sqlite3.connect(file)) as database:
             [found] = database.execute("PRAGMA integrity_check").fetchone()
         if found != "ok":
@@ -518,7 +518,12 @@ def main() -> int:
             soak.run()
             server.stop()
             tracebacks = server.output.count("Traceback")
-        wrong = [*soak.wrong, *reader.wrong, *kill_up(project), *damaged_databases(lifecycle)]
+        wrong = [
+            *soak.wrong,
+            *reader.wrong,
+            *kill_up(project),
+            *damaged_databases(project / ".dagster"),
+        ]
     print(f"\nruns: {dict(Counter(f'{run.what} {run.expected}' for run in soak.runs))}")
     print(f"faults: {dict(soak.faults)}")
     print(f"results looked at: {reader.looks}; tracebacks in the output: {tracebacks}")

@@ -31,16 +31,18 @@ def _pinned_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
                 patch.delenv(name)
         patch.setenv("DATA_ENGINEERING_ROOT", str(SAMPLE_ROOT))
         patch.setenv("DCPY_LIFECYCLE_DATA_DIR", str(tmp_path_factory.mktemp("lifecycle")))
+        patch.setenv("DAGSTER_HOME", str(tmp_path_factory.mktemp("dagster")))
         patch.setenv("DAGSTER_DISABLE_TELEMETRY", "1")
         yield
 
 
 @pytest.fixture
 def lifecycle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A lifecycle folder of the test's own."""
+    """A lifecycle folder of the test's own, with a `DAGSTER_HOME` called `dagster` beside it."""
     folder = tmp_path / "lifecycle"
     folder.mkdir()
     monkeypatch.setenv("DCPY_LIFECYCLE_DATA_DIR", str(folder))
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "dagster"))
     return folder
 
 

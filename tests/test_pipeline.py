@@ -40,7 +40,11 @@ class Workplace:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory, sample_dcpy: dict[str, str]) -> Workplace:
     lifecycle = tmp_path_factory.mktemp("built") / "lifecycle"
-    env = {"DCPY_LIFECYCLE_DATA_DIR": str(lifecycle), **sample_dcpy}
+    env = {
+        "DCPY_LIFECYCLE_DATA_DIR": str(lifecycle),
+        "DAGSTER_HOME": str(lifecycle.with_name("dagster")),
+        **sample_dcpy,
+    }
     outputs = {}
     runs = [(f"ingest/{name}", "20260101") for name in TEMPLATES] + [("libraries", BUILD)]
     for selection, partition in runs:
@@ -55,7 +59,6 @@ def workplace(built: Workplace, monkeypatch: pytest.MonkeyPatch) -> Workplace:
     """The same, with this process's environment set to it."""
     for name, value in built.env.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("DAGSTER_HOME", str(built.lifecycle / "dagster"))
     return built
 
 
@@ -302,7 +305,6 @@ def fails(
     def run(**env: str) -> str:
         for name, value in env.items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setenv("DAGSTER_HOME", str(lifecycle / "dagster"))
         assert main(["materialize", "ingest/bpl_libraries", "20260101"]) == 1
         assert not (lifecycle / "ingest" / "bpl_libraries" / "20260101").exists()
         _, _, said = capfd.readouterr().out.partition("ingest/bpl_libraries failed. ")

@@ -132,7 +132,7 @@ class Real:
 
     def metadata(self, *key: str) -> dict[str, Any]:
         """The metadata of an asset's latest materialization, as Dagster keeps it."""
-        with DagsterInstance.from_config(str(self.lifecycle / "dagster")) as instance:
+        with DagsterInstance.from_config(str(self.lifecycle.with_name("dagster"))) as instance:
             event = instance.get_latest_materialization_event(AssetKey(key))
         assert event and event.asset_materialization
         return {k: v.value for k, v in event.asset_materialization.metadata.items()}
@@ -154,6 +154,7 @@ def real(farm: RealCheckout, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         patch.setenv("DATA_ENGINEERING_ROOT", str(farm.root))
         patch.setenv("DCPY_PYTHON", str(farm.python))
         patch.setenv("DCPY_LIFECYCLE_DATA_DIR", str(lifecycle))
+        patch.setenv("DAGSTER_HOME", str(lifecycle.with_name("dagster")))
         made = Real(farm, lifecycle, project, folder)
         made.template("my_points", {"type": "local_file", "path": str(folder / "points.csv")})
         made.run("generate")

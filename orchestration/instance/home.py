@@ -1,53 +1,177 @@
 """The Dagster instance: where its state lies, and its configuration."""
 
+import errno
+import fcntl
 import importlib
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import yaml
-from dagster import DagsterInstance
+from dagster import DagsterInstance, DagsterInvalidConfigError
 from sqlalchemy.exc import DatabaseError
 
 from orchestration import OrchestrationError
-from orchestration.catalog.checkout import PROJECT_ROOT
+from orchestration.catalog.checkout import PROJECT_ROOT, checkout_root, state_folder
 from orchestration.lifecycle.results import lifecycle_dir, locked, make_private
 
 CONFIGURATION = PROJECT_ROOT / "orchestration" / "dagster" / "dagster.yaml"
+HEADER = "# Written by each `up` and `materialize`; a change made here is lost.\n"
+# Held by a running `up`.
+LOCK = "up.lock"
+# In a home that somebody chose: what Dagster is given as its home.
+INNER = ".orchestration"
+# Which checkout a folder's content belongs to.
+MARKER = ".checkout"
+# With one of these of the user's own, Dagster takes no `storage` beside it.
+OLD_STORAGES = ("run_storage", "event_log_storage", "schedule_storage")
 
 
 def prepare_dagster_home() -> Path:
-    """Sets `DAGSTER_HOME` where it is unset, and gives it the project's configuration.
+    """The folder of Dagster's state, ready for use; points `DAGSTER_HOME` at its configuration.
 
-    Without `DAGSTER_HOME` the state lies in the lifecycle folder, and its configuration is always
-    the project's. A home that somebody else chose keeps the configuration it has.
+    Without `DAGSTER_HOME` it is the checkout's `.dagster`, whose configuration is always the
+    project's. In a home that somebody chose, a dagster.yaml stays as it is: Dagster reads a copy in
+    a folder of its own there, with the project's settings where that file has none.
+
+    Raises OrchestrationError when that file cannot be used, or an `up` of an earlier version runs.
     """
     chosen = os.environ.get("DAGSTER_HOME")
-    make_private(lifecycle_dir())
-    home = make_private(Path(chosen).absolute() if chosen else lifecycle_dir() / "dagster")
-    os.environ["DAGSTER_HOME"] = str(home)
-    target = home / CONFIGURATION.name
-    text = None if chosen and target.exists() else _configuration()
-    if text and not (target.exists() and target.read_text() == text):
-        new = home / f".{CONFIGURATION.name}.{secrets.token_hex(4)}"
-        new.write_text(text)
-        new.replace(target)
+    default = state_folder() / ".dagster"
+    home = Path(chosen).expanduser().absolute() if chosen else default
+    if home.name == INNER:
+        home = home.parent
+    results = make_private(lifecycle_dir())
+    if home == default:
+        _move_over(results / "dagster", home)
+    for folder, variable in ((results, "DCPY_LIFECYCLE_DATA_DIR"), (home, "DAGSTER_HOME")):
+        _mark(make_private(folder), variable)
+    settings = _project_settings()
+    folder = home
+    if home != default:
+        settings = _with_the_users(home / CONFIGURATION.name, settings)
+        folder = make_private(home / INNER)
+    text = HEADER + yaml.safe_dump(settings, allow_unicode=True, sort_keys=False)
+    _write(folder / CONFIGURATION.name, text.encode())
+    os.environ["DAGSTER_HOME"] = str(folder)
     return home
 
 
-def _configuration() -> str:
-    text = CONFIGURATION.read_text()
+def _move_over(old: Path, new: Path) -> None:
+    """Moves Dagster's state from among the results, where earlier versions had it."""
+    for leftover in new.parent.glob(f"{new.name}.*"):
+        shutil.rmtree(leftover)
+    if not old.is_dir():
+        return
+    if new.is_dir() and any(new.iterdir()):
+        print(f"warning: Dagster's state is in {new}; {old} is of an earlier version, and not used")
+        return
+    with open(old / LOCK, "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OrchestrationError(
+                f"Another `up`, of an earlier version, runs on {old}. End it, then run this again."
+            ) from None
+        make_private(new.parent)
+        try:
+            old.rename(new)
+        except FileNotFoundError:
+            return  # somebody else has done it meanwhile
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            copy = new.with_name(f"{new.name}.{secrets.token_hex(4)}")
+            shutil.copytree(old, copy, symlinks=True)
+            copy.rename(new)
+            shutil.rmtree(old)
+    print(f"Dagster's state was moved from {old} to {new}")
+
+
+def _mark(folder: Path, variable: str) -> None:
+    """Says so where the folder holds what belongs to another checkout; else marks it as this one's.
+
+    A checkout that is no longer there has been moved, and is not another.
+    """
+    root, marker = checkout_root().resolve(), folder / MARKER
+    known = Path(os.fsdecode(marker.read_bytes())) if marker.is_file() else root
+    if known == root or not known.is_dir():
+        _write(marker, os.fsencode(root))
+        return
+    print(
+        f"warning: {folder} has been used for the checkout {known}, and what belongs to {root} is "
+        f"mixed up with that. Give each a folder of its own ({variable})."
+    )
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Makes the file hold this, in one step."""
+    if path.is_file() and path.read_bytes() == content:
+        return
+    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    new.write_bytes(content)
+    new.replace(path)
+
+
+def _project_settings() -> dict[str, Any]:
+    settings: dict[str, Any] = yaml.safe_load(CONFIGURATION.read_text())
     try:
-        importlib.import_module("orchestration.server.run_launcher")
+        importlib.import_module(settings["run_launcher"]["module"])
     except ImportError as error:
         reason = f"{type(error).__name__}: {error}"
         print(f"warning: runs start with Dagster's own launcher, which is slow: {reason}")
-        settings = yaml.safe_load(text)
         del settings["run_launcher"]
-        return yaml.safe_dump(settings)
-    return text
+    return settings
+
+
+def _with_the_users(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings with those of the user's file over them, for a state that lies beside it."""
+    theirs = _read(file)
+    launcher = theirs.get("run_launcher")
+    if isinstance(launcher, dict) and str(launcher.get("module")).startswith("orchestration."):
+        # An earlier version copied its configuration here; its launcher may be elsewhere by now.
+        del theirs["run_launcher"]
+    home = str(file.parent)
+    state = {
+        "local_artifact_storage": ("dagster._core.storage.root", "LocalArtifactStorage", home),
+        "compute_logs": (
+            "dagster._core.storage.local_compute_log_manager",
+            "LocalComputeLogManager",
+            str(file.parent / "storage"),
+        ),
+    }
+    beside: dict[str, Any] = {
+        key: {"module": module, "class": name, "config": {"base_dir": folder}}
+        for key, (module, name, folder) in state.items()
+    }
+    if not any(key in theirs for key in OLD_STORAGES):
+        beside["storage"] = {"sqlite": {"base_dir": home}}
+    decided = {key for key in settings if key in theirs and theirs[key] != settings[key]}
+    if decided & {"run_coordinator"} or "run_queue" in theirs:
+        # Each says how many runs there may be, and Dagster takes but one that does.
+        decided |= {"run_coordinator", "concurrency"}
+    if decided:
+        print(
+            f"warning: {file} decides on {', '.join(sorted(decided))}; what this project promises "
+            "of it does not hold"
+        )
+    return {key: settings[key] for key in settings if key not in decided} | beside | theirs
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise OrchestrationError(f"{file} is not valid YAML: {error}. Mend it.") from error
+    if not isinstance(data, dict | None):
+        raise OrchestrationError(f"{file} must be a mapping with keys. Mend it, or remove it.")
+    return data or {}
 
 
 @contextmanager
@@ -57,7 +181,8 @@ def open_instance(prepare: Callable[[DagsterInstance], None]) -> Iterator[Dagste
     Only one process at a time gets so far: neither creating Dagster's database nor adding
     partitions to it is safe against another process that does the same.
 
-    Raises OrchestrationError when the database cannot be written, then or later.
+    Raises OrchestrationError when the configuration is none for Dagster, or the database cannot be
+    written, then or later.
     """
     home = Path(os.environ["DAGSTER_HOME"])
     try:
@@ -66,6 +191,11 @@ def open_instance(prepare: Callable[[DagsterInstance], None]) -> Iterator[Dagste
                 instance = stack.enter_context(DagsterInstance.get())
                 prepare(instance)
             yield instance
+    except DagsterInvalidConfigError as error:
+        raise OrchestrationError(
+            f"{home / CONFIGURATION.name} is no configuration for Dagster: {error}. Mend the "
+            "dagster.yaml in DAGSTER_HOME."
+        ) from error
     except DatabaseError as error:
         raise OrchestrationError(
             f"Dagster's database in {home} cannot be used: {error.orig}. Make sure that its disk "

@@ -25,15 +25,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestration import OrchestrationError
-from orchestration.catalog.checkout import PROJECT_ROOT
+from orchestration.catalog.checkout import PROJECT_ROOT, state_folder
 
 LOCK_FILE = "recipe.lock.yml"
 
 
 def lifecycle_dir(environ: Mapping[str, str] = os.environ, project: Path = PROJECT_ROOT) -> Path:
-    """The folder of everything that runs leave: `DCPY_LIFECYCLE_DATA_DIR`, else `.lifecycle`."""
-    configured = environ.get("DCPY_LIFECYCLE_DATA_DIR")
-    return Path(configured).expanduser().absolute() if configured else project / ".lifecycle"
+    """The folder of everything that runs leave: `DCPY_LIFECYCLE_DATA_DIR`, else `.lifecycle`.
+
+    The latter is the checkout's own.
+    """
+    if configured := environ.get("DCPY_LIFECYCLE_DATA_DIR"):
+        return Path(configured).expanduser().absolute()
+    return state_folder(environ, project) / ".lifecycle"
 
 
 def ingest_result(lifecycle: Path, template_id: str, version: str) -> Path:

@@ -26,10 +26,10 @@ from orchestration.catalog.checkout import PROJECT_ROOT, checkout_root
 from orchestration.definitions.product import product_definitions
 from orchestration.generator.render import LOCATIONS
 from orchestration.instance.deaths import note_death, note_deaths
-from orchestration.instance.home import open_instance, prepare_dagster_home
+from orchestration.instance.home import LOCK, open_instance, prepare_dagster_home
 from orchestration.instance.partitions import add_starter_partitions
 from orchestration.lifecycle.environment import dcpy_python, problem_with_dcpy
-from orchestration.lifecycle.results import lifecycle_dir
+from orchestration.lifecycle.results import lifecycle_dir, make_private
 from orchestration.server import console, control
 from orchestration.server.code_locations import CodeLocations
 from orchestration.server.code_server import CodeServer, ending
@@ -51,7 +51,8 @@ class Supervisor:
     def __init__(
         self, *, host: str, port: int, warm: bool, watches: bool, selection: Selection
     ) -> None:
-        self._claim(prepare_dagster_home())
+        self.home = prepare_dagster_home()
+        self._claim()
         self.root = checkout_root()
         self.runs: dict[str, Service] = {}
         self.tasks: list[Process] = []
@@ -88,19 +89,19 @@ class Supervisor:
             env=self.env,
         )
 
-    def _claim(self, home: Path) -> None:
+    def _claim(self) -> None:
         # Held as long as this process lives; whatever it forks closes them.
         self._claimed = [
-            open(home / "up.lock", "w"),  # noqa: SIM115
+            open(self.home / LOCK, "w"),  # noqa: SIM115
             open(PROJECT_ROOT / LOCATIONS / "__init__.py"),  # noqa: SIM115
         ]
-        for claimed, what in zip(self._claimed, (home, PROJECT_ROOT), strict=True):
+        for claimed, what in zip(self._claimed, (self.home, PROJECT_ROOT), strict=True):
             try:
                 fcntl.flock(claimed, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise OrchestrationError(
                     f"Another `up` runs on {what}, which is for one only. End it, or run this one "
-                    "in a clone of its own, with a lifecycle folder and DAGSTER_HOME of its own."
+                    "in a clone of its own, with a DAGSTER_HOME of its own."
                 ) from None
 
     def _listen(self) -> None:
@@ -150,6 +151,8 @@ class Supervisor:
                 continue
             if time.monotonic() - self._last_look > LOOK_SECONDS:
                 self._last_look = time.monotonic()
+                if not self._state_is_there():
+                    return 1
                 self.locations.follow()
             has_changed = self.dagster.published != list(self.locations.servers)
             if has_changed and self.locations.are_servable and self._is_quiet:
@@ -159,6 +162,22 @@ class Supervisor:
                     _say(f"Dagster cannot be told of the new locations: {error.strerror}.")
                     self._publish_again()
         return 0
+
+    def _state_is_there(self) -> bool:
+        """Whether Dagster's state is still in its place. Results that are gone are nobody's end."""
+        results = lifecycle_dir()
+        if not results.is_dir():
+            make_private(results)
+            _say(
+                f"{results} is gone, with every result in it; it has been made anew. Dagster still "
+                "lists those results: materialize again what is needed."
+            )
+        with suppress(FileNotFoundError):
+            mine = os.fstat(self._claimed[0].fileno())
+            if os.path.samestat(mine, os.stat(self.home / LOCK)):
+                return True
+        _say(f"Dagster's state, {self.home}, is gone: `up` ends. Start it again to begin anew.")
+        return False
 
     @property
     def _is_quiet(self) -> bool:

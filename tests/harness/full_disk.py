@@ -105,7 +105,7 @@ def build(disk: Disk) -> None:
 def database(disk: Disk) -> None:
     """The disk holds Dagster's database, too."""
     lifecycle = disk.folder / "lifecycle"
-    env = {"DCPY_LIFECYCLE_DATA_DIR": str(lifecycle), "DAGSTER_HOME": ""}
+    env = {"DCPY_LIFECYCLE_DATA_DIR": str(lifecycle), "DAGSTER_HOME": str(disk.folder / "dagster")}
     result = lifecycle / "ingest" / "bpl_libraries" / "20260101"
     attempts = Attempts("ingest/bpl_libraries", "20260101", env)
     attempts.succeed()

@@ -159,7 +159,7 @@ class Server:
         # Short, since the name of a Unix socket is.
         self._temporary = Path(tempfile.mkdtemp(prefix="up-"))
         self.log = self._temporary / "up.log"
-        unset = ("DATA_ENGINEERING_ROOT", "DCPY_LIFECYCLE_DATA_DIR")
+        unset = ("DATA_ENGINEERING_ROOT", "DCPY_LIFECYCLE_DATA_DIR", "DAGSTER_HOME")
         inherited = {name: value for name, value in os.environ.items() if name not in unset}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(

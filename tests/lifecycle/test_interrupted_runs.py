@@ -60,8 +60,8 @@ def build_pid(project: Path) -> Path:
 @pytest.fixture(scope="module")
 def killed_before(project: Path, build_pid: Path) -> str:
     """The id of a run from the command line that was killed when there was no server."""
-    env = {name: value for name, value in os.environ.items() if name != "DATA_ENGINEERING_ROOT"}
-    env["DCPY_LIFECYCLE_DATA_DIR"] = str(project / ".lifecycle")
+    unset = ("DATA_ENGINEERING_ROOT", "DCPY_LIFECYCLE_DATA_DIR", "DAGSTER_HOME")
+    env = {name: value for name, value in os.environ.items() if name not in unset}
     process = subprocess.Popen(
         [*ORCHESTRATION, "materialize", "patient/build", "main"],
         cwd=project,

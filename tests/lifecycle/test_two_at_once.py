@@ -171,7 +171,6 @@ def test_twenty_products_together_while_up_adds_their_starter_partitions(
         assert not any("database is locked" in fork.output for fork in [*seeding, *runs])
     for slug in slugs:
         assert whose(lifecycle / "builds" / slug / slug / "build") == slug
-    monkeypatch.setenv("DAGSTER_HOME", str(lifecycle / "dagster"))
     with DagsterInstance.get() as instance:
         for slug in slugs:
             assert set(instance.get_dynamic_partitions(f"build_{slug}")) == {slug, *STARTER_KEYS}

@@ -1,3 +1,4 @@
+import shutil
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -19,6 +20,7 @@ from tests.harness.up_server import (
     pretend_done,
     serving,
     started,
+    write_products,
 )
 
 PRODUCTS = ("libraries", "park_access", "capital_projects")
@@ -48,9 +50,9 @@ def test_every_product_has_its_starter_partitions(server: Server, product: str) 
 
 
 def test_what_up_keeps_cannot_be_read_by_others(server: Server) -> None:
-    state = server.state
-    assert (state / "dagster" / "dagster.yaml").is_file()
-    for folder in (state, state / "dagster"):
+    home = server.project / ".dagster"
+    assert (home / "dagster.yaml").is_file()
+    for folder in (server.state, home):
         assert folder.stat().st_mode & 0o077 == 0
 
 
@@ -84,12 +86,12 @@ def test_a_second_up_on_the_same_port_is_refused_with_a_sentence(server: Server)
 
 
 def test_a_second_up_on_the_same_state_is_refused_with_a_sentence(server: Server) -> None:
-    env = {"DCPY_LIFECYCLE_DATA_DIR": str(server.state)}
+    env = {"DAGSTER_HOME": str(server.project / ".dagster")}
     result = orchestration("up", "--port", str(free_port()), project=server.project, env=env)
     assert result.returncode == 1
     assert result.stderr == (
-        f"Another `up` runs on {server.state / 'dagster'}, which is for one only. End it, or run "
-        "this one in a clone of its own, with a lifecycle folder and DAGSTER_HOME of its own.\n"
+        f"Another `up` runs on {server.project / '.dagster'}, which is for one only. End it, or "
+        "run this one in a clone of its own, with a DAGSTER_HOME of its own.\n"
     )
     assert server.locations() == dict.fromkeys(("ingest", *PRODUCTS))
 
@@ -152,6 +154,32 @@ def test_killed_up_leaves_no_process_behind_and_can_come_up_again(
         assert again.run_status(run) == "FAILURE"
         # A starter partition that somebody deleted stays deleted.
         assert again.partitions("libraries") == {"main"}
+
+
+def test_results_that_somebody_deletes_are_said_to_be_gone_and_runs_go_on(tmp_path: Path) -> None:
+    project = copy_project(tmp_path)
+    write_products(project, {"libraries": "echo built > output.txt"})
+    with serving(project, "--only", "libraries", locations=["libraries"]) as server:
+        pretend_done(project, "libraries", "load")
+        server.wait_for_run(server.launch("libraries", "build", partition="main"))
+        shutil.rmtree(server.state)
+        server.wait_for_output(f"{server.state} is gone, with every result in it")
+        assert server.state.stat().st_mode & 0o077 == 0
+        run = server.launch("libraries", "build", partition="main")
+        server.wait_for_run(run, "FAILURE")
+        assert "has no load for build to work on" in server.events(run)
+        pretend_done(project, "libraries", "load")
+        server.wait_for_run(server.launch("libraries", "build", partition="main"))
+        assert "Traceback" not in server.output.partition("is gone")[2].replace(run, "")
+
+
+def test_without_its_state_up_ends_with_a_sentence(tmp_path: Path) -> None:
+    with started(copy_project(tmp_path), "--only", "libraries") as server:
+        server.wait_until_up("libraries")
+        home = server.project / ".dagster"
+        shutil.rmtree(home)
+        assert server.wait_for_end() == 1
+        assert server.output.count(f"Dagster's state, {home}, is gone: `up` ends.") == 1
 
 
 @pytest.mark.parametrize("processes", [3, 6])
