@@ -92,7 +92,7 @@ def left(
     env = SECRETS | {
         "DATA_ENGINEERING_ROOT": str(checkout),
         "DCPY_LIFECYCLE_DATA_DIR": str(lifecycle),
-        "DAGSTER_HOME": str(lifecycle.with_name("dagster")),
+        "DAGSTER_HOME": str(lifecycle / "dagster"),
         "DCPY_PYTHON": str(python),
     }
     log = folder / "printed"
