@@ -175,7 +175,7 @@ def test_without_its_state_up_ends_with_a_sentence(tmp_path: Path) -> None:
     with started(copy_project(tmp_path), "--only", "libraries") as server:
         server.wait_until_up("libraries")
         home = server.project / ".dagster"
-        shutil.rmtree(home)
+        home.rename(tmp_path / "away")
         assert server.wait_for_end() == 1
         assert server.output.count(f"Dagster's state, {home}, is gone: `up` ends.") == 1
 
