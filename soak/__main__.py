@@ -26,7 +26,7 @@ from typing import TypeVar
 import yaml
 
 from orchestration import OrchestrationError
-from orchestration.instance.workers import WORKER_TAG
+from orchestration.instance.workers import WORKER_TAG, pid_of
 from tests.harness.forks import command_of, descendants
 from tests.harness.processes import wait_until
 from tests.harness.up_server import (
@@ -196,7 +196,7 @@ class Soak:
             run.status = states[run.id]["status"]
             tags = {tag["key"]: tag["value"] for tag in states[run.id]["tags"]}
             if worker := tags.get(WORKER_TAG):
-                run.pid = int(worker.partition(":")[0])
+                run.pid = pid_of(worker)
             if run.status in ("SUCCESS", "FAILURE", "CANCELED"):
                 self.active.remove(run)
                 if run.status != run.expected:

@@ -2,7 +2,7 @@
 
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 
-from orchestration.instance.workers import LAUNCHER_TAG, WORKER_TAG, is_alive
+from orchestration.instance.workers import LAUNCHER_TAG, WORKER_TAG, has_ended
 
 
 def note_deaths(instance: DagsterInstance) -> None:
@@ -12,7 +12,7 @@ def note_deaths(instance: DagsterInstance) -> None:
     )
     for run in instance.get_runs(unfinished):
         worker = run.tags.get(WORKER_TAG) or run.tags.get(LAUNCHER_TAG)
-        if worker and not is_alive(worker):
+        if worker and has_ended(worker):
             note_death(instance, run, "was killed, or the machine went down")
 
 

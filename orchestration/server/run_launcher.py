@@ -9,7 +9,14 @@ import signal
 
 from dagster import DagsterRun, DefaultRunLauncher
 
-from orchestration.instance.workers import LAUNCHER_TAG, WORKER_TAG, is_alive, process_identity
+from orchestration.instance.workers import (
+    LAUNCHER_TAG,
+    WORKER_TAG,
+    has_ended,
+    is_elsewhere,
+    pid_of,
+    process_identity,
+)
 from orchestration.server import control
 from orchestration.server.dagster_internals import (
     CheckRunHealthResult,
@@ -41,18 +48,27 @@ class ForkedRunLauncher(DefaultRunLauncher):
         self._instance.add_run_tags(run.run_id, tags)
 
     def terminate(self, run_id: str) -> bool:
-        """Asks the run's process to end; False where there is none any more."""
+        """Asks the run's process to end; False where there is none any more.
+
+        Raises RuntimeError where the process is another host's.
+        """
         run = self._instance.get_run_by_id(run_id)
         if run is None or run.is_finished:
             return False
         identity = run.tags.get(WORKER_TAG)
         if not identity:
             return bool(super().terminate(run_id))  # type: ignore[no-untyped-call]
+        if is_elsewhere(identity):
+            host = identity.partition("@")[2] or "another host"
+            raise RuntimeError(
+                f"The run's process {pid_of(identity)} is on {host}: cancel the run there. Where "
+                "that host is gone, force its termination here."
+            )
         self._instance.report_run_canceling(run)
-        if not is_alive(identity):
+        if has_ended(identity):
             self._instance.report_run_canceled(run, "The run's process had ended already.")
             return False
-        os.kill(int(identity.partition(":")[0]), signal.SIGTERM)
+        os.kill(pid_of(identity), signal.SIGTERM)
         return True
 
     @property
@@ -61,11 +77,11 @@ class ForkedRunLauncher(DefaultRunLauncher):
         return True
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
-        """Whether the run's process is alive; one that somebody else launched is taken to be."""
+        """Whether the run's process is alive; one of somebody else's is taken to be."""
         identity = run.tags.get(WORKER_TAG)
-        if not identity or is_alive(identity):
+        if not identity or not has_ended(identity):
             return CheckRunHealthResult(WorkerStatus.RUNNING)
-        pid = identity.partition(":")[0]
         return CheckRunHealthResult(
-            WorkerStatus.FAILED, f"The run's process {pid} has died without saying why."
+            WorkerStatus.FAILED,
+            f"The run's process {pid_of(identity)} has died without saying why.",
         )

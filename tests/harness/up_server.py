@@ -18,7 +18,7 @@ import yaml
 
 from orchestration import OrchestrationError
 from orchestration.catalog.checkout import PROJECT_ROOT, SAMPLE_ROOT
-from orchestration.instance.workers import WORKER_TAG
+from orchestration.instance.workers import WORKER_TAG, pid_of
 from orchestration.server.graphql import query
 from tests.harness.processes import ORCHESTRATION, is_running, orchestration, wait_until
 
@@ -309,7 +309,7 @@ class Server:
 
     def run_pid(self, run_id: str) -> int:
         """The process of a run that has started."""
-        return int(self.run_tags(run_id)[WORKER_TAG].partition(":")[0])
+        return pid_of(self.run_tags(run_id)[WORKER_TAG])
 
     def wait_for_run(self, run_id: str, *states: str, seconds: float = 40.0) -> None:
         """Waits until the run is in one of the states; SUCCESS when none is named."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from orchestration.instance.workers import LAUNCHER_TAG
+from orchestration.instance.workers import LAUNCHER_TAG, pid_of
 from orchestration.server.code_server import LOAD_SECONDS
 from tests.harness.up_server import (
     Server,
@@ -208,7 +208,7 @@ def test_a_daemon_that_is_killed_comes_back_by_itself(scene: Scene) -> None:
     pretend_done(server.project, "alone", "build")
     run = server.launch("alone", "package", partition="main")
     server.wait_for_run(run)
-    os.kill(int(server.run_tags(run)[LAUNCHER_TAG].partition(":")[0]), signal.SIGKILL)
+    os.kill(pid_of(server.run_tags(run)[LAUNCHER_TAG]), signal.SIGKILL)
     server.wait_for_output("The daemon was ended by SIGKILL.")
     server.wait_for_run(server.launch("alone", "package", partition="main"))
 

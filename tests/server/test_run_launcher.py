@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, job
 
-from orchestration.instance.workers import WORKER_TAG, is_alive, process_identity
+from orchestration.instance.deaths import note_deaths
+from orchestration.instance.workers import WORKER_TAG, has_ended, process_identity
 from orchestration.server.dagster_internals import WorkerStatus
 from orchestration.server.run_launcher import ForkedRunLauncher
 from tests.harness.processes import is_running, wait_until
@@ -153,19 +154,38 @@ def test_a_run_whose_process_has_died_can_be_cancelled(
     assert not launcher.terminate(run.run_id)
 
 
+def test_a_process_of_another_host_is_never_taken_for_a_dead_one_of_this(
+    launcher: ForkedRunLauncher, ended: str
+) -> None:
+    instance = launcher._instance
+    elsewhere = ended.partition("@")[0] + "@no.such.host"
+    run = instance.create_run_for_job(
+        empty, status=DagsterRunStatus.STARTED, tags={WORKER_TAG: elsewhere}
+    )
+    assert launcher.check_run_worker_health(run).status is WorkerStatus.RUNNING
+    note_deaths(instance)
+    with pytest.raises(RuntimeError, match=r"on no\.such\.host: cancel the run there"):
+        launcher.terminate(run.run_id)
+    after = instance.get_run_by_id(run.run_id)
+    assert after
+    assert after.status is DagsterRunStatus.STARTED
+
+
 def test_a_process_that_runs_is_told_from_those_that_do_not() -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     identity = process_identity(process.pid)
-    assert is_alive(identity)
+    assert not has_ended(identity)
     assert process_identity(process.pid) == identity
     # A later process with the same id.
-    assert not is_alive(identity + "1")
+    assert has_ended(identity.replace("@", "1@"))
     assert process.stdin
     process.stdin.close()
     # Ended, yet not waited for: a zombie.
-    assert wait_until(lambda: not is_alive(identity))
+    assert wait_until(lambda: has_ended(identity))
     assert Path(f"/proc/{process.pid}").exists()
     with pytest.raises(ProcessLookupError):
         process_identity(process.pid)
     process.wait()
-    assert not is_alive(identity)
+    assert has_ended(identity)
+    # As identities were before they named their host: it may be of another one's process.
+    assert not has_ended(identity.partition("@")[0])
