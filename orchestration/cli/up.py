@@ -4,12 +4,20 @@ import os
 
 import click
 
-from orchestration.cli.options import PRIVATE, CommaSeparated
+from orchestration.cli.options import PRIVATE, CommaSeparated, PathPrefix
 
 
 @click.command("up", short_help="Serve Dagster: the web UI and the daemon.")
 @click.option("--host", default="127.0.0.1", help="Address to listen on.")
 @click.option("--port", type=int, default=3000, help="Port to listen on.")
+@click.option(
+    "--path-prefix",
+    type=PathPrefix(),
+    default="",
+    metavar="/PATH",
+    show_default=False,
+    help="Path below which a proxy serves it, such as /dagster.",
+)
 @click.option("--cold", is_flag=True, help="Start every server as a fresh interpreter.")
 @click.option(
     "--only",
@@ -29,10 +37,24 @@ from orchestration.cli.options import PRIVATE, CommaSeparated
 )
 @click.option("--no-watch", is_flag=True, help="Do not follow changes of the checkout's files.")
 def command(
-    host: str, port: int, cold: bool, only: list[str], owner: list[str], no_watch: bool
+    host: str,
+    port: int,
+    path_prefix: str,
+    cold: bool,
+    only: list[str],
+    owner: list[str],
+    no_watch: bool,
 ) -> int:
     """Serve Dagster: the web UI and the daemon. Ctrl-C ends it, and all that it started."""
     from orchestration.server.up import up
 
     os.umask(PRIVATE)
-    return up(host=host, port=port, warm=not cold, watches=not no_watch, only=only, owners=owner)
+    return up(
+        host=host,
+        port=port,
+        path_prefix=path_prefix,
+        warm=not cold,
+        watches=not no_watch,
+        only=only,
+        owners=owner,
+    )

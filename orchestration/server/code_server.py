@@ -120,6 +120,7 @@ class CodeServer:
             command,
             env={**self._env, **(more_env or {})},
             on_reload=on_reload,
+            is_expendable=True,
         )
 
     @property

@@ -27,13 +27,20 @@ class DagsterServices:
     """Webserver and daemon."""
 
     def __init__(
-        self, *, host: str, port: int, folder: Path, forkserver: Forkserver, env: Mapping[str, str]
+        self,
+        *,
+        host: str,
+        port: int,
+        path_prefix: str,
+        folder: Path,
+        forkserver: Forkserver,
+        env: Mapping[str, str],
     ) -> None:
-        self.url = f"http://{host}:{port}"
+        self.url = f"http://{host}:{port}{path_prefix}"
         self.published: list[str] = []
         """The locations that they know of."""
         self._daemon_knows: list[str] = []
-        self._host, self._port = host, port
+        self._host, self._port, self._path_prefix = host, port, path_prefix
         self._workspace = folder / WORKSPACE
         self._forkserver, self._env = forkserver, env
         self._running: dict[str, Service] = {}
@@ -65,6 +72,7 @@ class DagsterServices:
     def _start(self, name: str) -> None:
         if name == WEBSERVER:
             own = ["dagster-webserver", "--host", self._host, "--port", str(self._port)]
+            own += ["--path-prefix", self._path_prefix]
         else:
             own = ["dagster-daemon", "run"]
         command = [*own, "--log-level", "warning", "--workspace", str(self._workspace)]

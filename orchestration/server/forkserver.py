@@ -23,6 +23,8 @@ from dagster import Definitions
 from orchestration.server import console
 
 SCRIPTS = ("dagster", "dagster-webserver", "dagster-daemon")
+# Of at most 1000. To raise it needs no privilege, to lower it does. Source: proc(5).
+GIVEN_UP_FIRST = 500
 HANDLED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -89,30 +91,45 @@ class Forkserver:
         env: Mapping[str, str],
         output: int,
         on_reload: Callable[[], bool] | None = None,
+        is_expendable: bool = False,
     ) -> Process:
         """Starts one of Dagster's commands, its output going to the file descriptor `output`.
 
         `command` begins with the name of a console script, such as `dagster`. `on_reload` is
         called in a forked code server when the UI reloads it, and says whether another server has
-        taken its place.
+        taken its place. One that `is_expendable`, and all that it starts, is given up first when
+        the machine runs out of memory.
         """
         if not self.warm:
             script = Path(sys.executable).with_name(command[0])
-            return subprocess.Popen(
+            process: Process = subprocess.Popen(
                 [str(script), *command[1:]],
                 env=dict(env),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
             )
+            if is_expendable:
+                _give_up_first(process)
+            return process
         script = self._scripts[command[0]]
         # Found here: to look at all names in a fork is to copy the 4 MB that they are spread over.
         own = [name for name in sys.modules if name.partition(".")[0] == "orchestration"]
         return self.call(
-            lambda: _console_script(script, command, own, on_reload), env=env, output=output
+            lambda: _console_script(script, command, own, on_reload),
+            env=env,
+            output=output,
+            is_expendable=is_expendable,
         )
 
-    def call(self, work: Callable[[], None], *, env: Mapping[str, str], output: int) -> Process:
+    def call(
+        self,
+        work: Callable[[], None],
+        *,
+        env: Mapping[str, str],
+        output: int,
+        is_expendable: bool = False,
+    ) -> Process:
         """Runs a function in a fork. Raises OSError where the system refuses a process."""
         sys.stdout.flush()
         sys.stderr.flush()
@@ -131,7 +148,16 @@ class Forkserver:
             raise
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED_SIGNALS)
-        return _Forked(process)
+        forked = _Forked(process)
+        if is_expendable:
+            _give_up_first(forked)
+        return forked
+
+
+def _give_up_first(process: Process) -> None:
+    # Not everywhere, and the process may have ended.
+    with suppress(OSError):
+        Path(f"/proc/{process.pid}/oom_score_adj").write_text(f"{GIVEN_UP_FIRST}")
 
 
 def _open_files() -> set[int]:

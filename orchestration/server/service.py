@@ -23,6 +23,7 @@ class Service:
         *,
         env: Mapping[str, str],
         on_reload: Callable[[], bool] | None = None,
+        is_expendable: bool = False,
     ) -> None:
         self.name = name
         self.started = time.monotonic()
@@ -30,7 +31,11 @@ class Service:
         os.set_blocking(self.output, False)
         try:
             self.process: Process = forkserver.start(
-                command, env=env, output=write_end, on_reload=on_reload
+                command,
+                env=env,
+                output=write_end,
+                on_reload=on_reload,
+                is_expendable=is_expendable,
             )
         except OSError:
             os.close(self.output)

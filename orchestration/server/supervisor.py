@@ -49,7 +49,14 @@ class Supervisor:
     """Everything that runs while the server runs."""
 
     def __init__(
-        self, *, host: str, port: int, warm: bool, watches: bool, selection: Selection
+        self,
+        *,
+        host: str,
+        port: int,
+        path_prefix: str,
+        warm: bool,
+        watches: bool,
+        selection: Selection,
     ) -> None:
         self.home = prepare_dagster_home()
         self._claim()
@@ -78,7 +85,12 @@ class Supervisor:
         }
         self.forkserver = Forkserver(warm, any_location)
         self.dagster = DagsterServices(
-            host=host, port=port, folder=self.folder, forkserver=self.forkserver, env=self.env
+            host=host,
+            port=port,
+            path_prefix=path_prefix,
+            folder=self.folder,
+            forkserver=self.forkserver,
+            env=self.env,
         )
         self.locations = CodeLocations(
             root=self.root,
@@ -327,7 +339,13 @@ class Supervisor:
         match message:
             case {"do": "run", "run_id": str(run_id), "command": list(command)}:
                 try:
-                    run = Service(f"run {run_id[:8]}", self.forkserver, command, env=self.env)
+                    run = Service(
+                        f"run {run_id[:8]}",
+                        self.forkserver,
+                        command,
+                        env=self.env,
+                        is_expendable=True,
+                    )
                 except OSError as error:
                     _reply(stream, {"error": f"no process for the run: {error.strerror}"})
                     return

@@ -23,11 +23,19 @@ GRACE_SECONDS = 20.0
 
 
 def up(
-    *, host: str, port: int, warm: bool, watches: bool, only: Sequence[str], owners: Sequence[str]
+    *,
+    host: str,
+    port: int,
+    path_prefix: str,
+    warm: bool,
+    watches: bool,
+    only: Sequence[str],
+    owners: Sequence[str],
 ) -> int:
     """Serves until it is told to stop; gives the exit code.
 
-    `only` and `owners` narrow down which locations. Raises OrchestrationError when the port is
+    `path_prefix` is the path below which a proxy serves it; `only` and `owners` narrow down which
+    locations. Raises OrchestrationError when the port is
     taken.
     """
     _check_port(host, port)
@@ -39,6 +47,7 @@ def up(
     settings = {
         "host": host,
         "port": port,
+        "path_prefix": path_prefix,
         "warm": warm and hasattr(os, "fork"),
         "watches": watches,
         "only": only,

@@ -13,10 +13,14 @@ LOCATIONS = ("park_access", "capital_projects")
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Serves what one team names and another owns; `package` can run there, nothing else."""
+    """Serves what one team names and another owns; `package` can run there, nothing else.
+
+    A proxy would serve it below a path.
+    """
     project = copy_project(tmp_path_factory.mktemp("status"))
     pretend_done(project, "park_access", "build")
-    options = ("--no-watch", "--only", "park access", "--owner", "budget")
+    selection = ("--only", "park access", "--owner", "budget")
+    options = ("--no-watch", "--path-prefix", "/data-products", *selection)
     with serving(project, *options, locations=LOCATIONS) as server:
         yield server
 
@@ -36,6 +40,25 @@ def test_it_lists_each_location_with_the_last_run_of_each_stage(server: Server) 
         ["capital_projects", "loaded", "4", "-", "-", "-", "-"],
     ]
     assert result.stderr == ""
+
+
+def test_below_its_path_and_nowhere_else_there_is_the_server(server: Server) -> None:
+    assert f"Dagster is at {server.url} with" in server.output
+    assert server.url.endswith("/data-products")
+    without = server.command("status", "--port", str(server.port))
+    assert without.returncode == 1
+    assert without.stderr.startswith(
+        f"There is no Dagster server at http://127.0.0.1:{server.port} ("
+    )
+
+
+@pytest.mark.parametrize("command", ["up", "status"])
+@pytest.mark.parametrize("path", ["dagster", "/dagster/", "/"])
+def test_a_path_that_cannot_be_is_refused(
+    command: str, path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, "--path-prefix", path]) == 2
+    assert f"{path!r} must begin with `/`, and not end with it." in capsys.readouterr().err
 
 
 def test_a_proxy_is_not_asked_for_this_machines_server(

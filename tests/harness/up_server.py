@@ -154,7 +154,9 @@ class Server:
         self.checkout = checkout_of(project)
         self.products = self.checkout / "products" / "products.yml"
         self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        prefix = "--path-prefix"
+        self._prefix = options[options.index(prefix) + 1] if prefix in options else ""
+        self.url = f"http://127.0.0.1:{self.port}{self._prefix}"
         self._mark = uuid.uuid4().hex
         # Short, since the name of a Unix socket is.
         self._temporary = Path(tempfile.mkdtemp(prefix="up-"))
@@ -365,7 +367,7 @@ class Server:
 
     def status(self) -> subprocess.CompletedProcess[str]:
         """What `python -m orchestration status` says of this server."""
-        return self.command("status", "--port", str(self.port))
+        return self.command("status", "--port", str(self.port), "--path-prefix", self._prefix)
 
     def processes(self) -> set[int]:
         """Every process that this server, or anything it started, has running."""

@@ -1,5 +1,9 @@
+import re
 import shutil
 import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,7 +14,9 @@ from orchestration import OrchestrationError
 from orchestration.catalog.names import STAGES, STARTER_KEYS
 from orchestration.catalog.products import Product
 from orchestration.cli.main import main
+from orchestration.instance.workers import LAUNCHER_TAG, pid_of
 from orchestration.server.selection import Selection
+from tests.harness.forks import descendants
 from tests.harness.processes import orchestration, wait_until
 from tests.harness.up_server import (
     Server,
@@ -135,6 +141,26 @@ def begin_endless_build(server: Server) -> None:
     assert wait_until(lambda: len(server.processes()) >= 10)
 
 
+def test_where_memory_runs_out_runs_and_locations_are_given_up_first(
+    busy: dict[signal.Signals, Server],
+) -> None:
+    server = busy[signal.SIGTERM]
+    [run] = server.runs()
+    run_pid = server.run_pid(run)
+    expendable = {*descendants(run_pid), run_pid, *server.server_pids().values()}
+    assert all(map(oom_score_adj, expendable))
+    assert len(expendable) > 4
+    daemon = pid_of(server.run_tags(run)[LAUNCHER_TAG])
+    [webserver] = re.findall(r"Serving dagster-webserver on .* in process (\d+)", server.output)
+    parents = {server.process.pid, daemon, int(webserver)}
+    assert not any(map(oom_score_adj, parents))
+    assert parents <= server.processes()
+
+
+def oom_score_adj(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_told_to_end_up_leaves_no_process_behind(
     busy: dict[signal.Signals, Server], number: signal.Signals
@@ -186,6 +212,24 @@ def test_up_can_be_interrupted_while_it_comes_up(tmp_path: Path, processes: int)
         assert wait_until(lambda: len(server.processes()) >= processes)
         assert "Dagster is at" not in server.output
         assert server.stop(signal.SIGINT) == 0
+
+
+def test_the_process_that_the_user_starts_never_imports_dagster() -> None:
+    # Up to where it would start the supervisor.
+    port = str(free_port())
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", int(port)))
+        result = subprocess.run(
+            [sys.executable, "-X", "importtime", "-m", "orchestration", "up", "--port", port],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert "Cannot listen on" in result.stderr
+    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+    assert "orchestration.server.up" in imported
+    assert not {name for name in imported if name.partition(".")[0].startswith("dagster")}
 
 
 def test_an_address_that_others_can_reach_is_warned_of(tmp_path: Path) -> None:
