@@ -1,57 +1,103 @@
-"""Runs in this process, which `up` and its UI show as any others."""
+"""Runs as Dagster has them, executed here: `up` and its UI show them as any others."""
 
-import difflib
 import importlib
 import logging
 import os
-import sys
-import textwrap
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 from dagster import (
     AssetKey,
     DagsterEvent,
     DagsterEventType,
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
     Definitions,
     InitLoggerContext,
+    LoggerDefinition,
+    RunsFilter,
     logger,
 )
 
 from orchestration import OrchestrationError
 from orchestration.catalog.names import INGEST, STAGES, build_job
 from orchestration.catalog.partition_keys import check_key, read_build_key
-from orchestration.cli.selection import Selection
+from orchestration.cli.broken import where_and_why
+from orchestration.cli.forks import Tell
+from orchestration.cli.runs import Run, State
+from orchestration.instance.deaths import note_death, note_deaths
 from orchestration.instance.home import open_instance
 from orchestration.instance.partitions import add_partition
 from orchestration.instance.workers import WORKER_TAG, process_identity
+from orchestration.lifecycle.results import locked
 
-# Dagster's own names: of the job that runs any asset, and of the tag by which the UI finds a run's
-# location.
+# Dagster's own names: of the job that runs any asset, of the tag by which the UI finds a run's
+# location, and of those that a run has for its pools.
 ASSET_JOB = "__ASSET_JOB"
 REPOSITORY_TAG = ".dagster/repository"
+POOL_TAG = ".dagster/pool/"
+PARTITION_TAG = "dagster/partition"
+POOL_SECONDS = 1.0
+UNFINISHED = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
+STATES = {
+    DagsterRunStatus.SUCCESS: State.SUCCEEDED,
+    DagsterRunStatus.CANCELED: State.CANCELLED,
+}
 
 
-def materialize(selection: Selection, partition: str) -> bool:
-    """Runs the selection for the partition in this process; True when all of it succeeded.
+def check_partition(run: Run) -> None:
+    """Raises PartitionKeyError where the run's partition key is none."""
+    (check_key if run.selection.location == INGEST else read_build_key)(run.partition)
+
+
+def execute(run: Run, tell: Tell) -> None:
+    """Executes the run in this process, telling what it does.
 
     A new partition key is added. The run and its events are kept in the instance, as of any run.
-    Raises OrchestrationError for what cannot be run at all.
     """
-    read_key = check_key if selection.location == INGEST else read_build_key
-    read_key(partition)
-    definitions = _load(selection)
-    name = selection.partition_set
-    with open_instance(lambda instance: add_partition(instance, name, partition)) as instance:
+    try:
+        tell({"ended": _executed(run, tell).value})
+    except OrchestrationError as error:
+        tell({"ended": State.FAILED.value, "error": str(error)})
+    except KeyboardInterrupt:
+        with DagsterInstance.get() as instance:
+            found = instance.get_run_by_id(run.id)
+            if found and not found.is_finished:
+                instance.report_run_canceled(found, "It was cancelled before it had started.")
+        tell({"ended": State.CANCELLED.value})
+
+
+def _executed(run: Run, tell: Tell) -> State:
+    selection = run.selection
+    definitions = _load(selection.location)
+    keys = [AssetKey([selection.location, name]) for name in selection.assets]
+    set_name = selection.partition_set
+    with ExitStack() as stack:
+        instance = stack.enter_context(
+            open_instance(lambda instance: add_partition(instance, set_name, run.partition))
+        )
+        for pool in sorted({_pool(definitions, key) for key in keys}):
+            _wait_for_pool(instance, pool, stack, tell)
         # A logger's name is part of the run's config, which the UI offers to run again: it has to
         # be one that every job knows.
-        definitions = Definitions.merge(definitions, Definitions(loggers={"console": _progress}))
-        is_whole = selection.assets == STAGES
-        job = build_job(selection.location) if is_whole else ASSET_JOB
+        definitions = Definitions.merge(
+            definitions, Definitions(loggers={"console": _telling(run, tell)})
+        )
+        job = build_job(selection.location) if selection.is_whole else ASSET_JOB
         result = definitions.resolve_job_def(job).execute_in_process(
             instance=instance,
-            partition_key=partition,
-            asset_selection=[AssetKey([selection.location, name]) for name in selection.assets],
+            run_id=run.id,
+            partition_key=run.partition,
+            asset_selection=keys,
             raise_on_error=False,
-            run_config={"loggers": {"console": {}}},
+            run_config={
+                "loggers": {"console": {}},
+                "ops": op_config(definitions, keys, run.config),
+            },
             # As runs are tagged that `up` launches: it is how the UI finds their location, and how
             # `up` finds out that this process was killed.
             tags={
@@ -59,67 +105,176 @@ def materialize(selection: Selection, partition: str) -> bool:
                 WORKER_TAG: process_identity(os.getpid()),
             },
         )
-    return result.success
+        return STATES.get(result.dagster_run.status, State.FAILED)
 
 
-@logger
-def _progress(_: InitLoggerContext) -> logging.Logger:
-    """A run's stages, their output and errors, for a person at a terminal."""
-    handler = logging.StreamHandler(sys.stdout)
-    handler.addFilter(lambda record: bool(_wording(record)))
-    handler.setFormatter(_ProgressFormatter())
-    progress = logging.Logger("progress")
-    progress.addHandler(handler)
-    return progress
-
-
-class _ProgressFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return _wording(record)
-
-
-def _wording(record: logging.LogRecord) -> str:
-    meta = record.__dict__["dagster_meta"]
-    event: DagsterEvent | None = meta["dagster_event"]
-    if event is None:
-        return textwrap.indent(meta["orig_message"], "    ")
-    step = event.step_key or ""
-    product, _, stage = step.rpartition("__")
-    asset = f"{product}/{stage}" if stage in STAGES else step.replace("__", "/", 1)
-    match event.event_type:
-        case DagsterEventType.RUN_START:
-            return f"Run {event.job_name} {meta['run_id']}"
-        case DagsterEventType.STEP_START:
-            return f"{asset} …"
-        case DagsterEventType.STEP_SUCCESS:
-            return f"{asset} succeeded in {event.step_success_data.duration_ms / 1000:.1f} s"
-        case DagsterEventType.STEP_FAILURE:
-            data = event.step_failure_data
-            if data.error and data.error.cls_name == "DagsterExecutionInterruptedError":
-                return f"{asset} was interrupted, and what it had started was ended."
-            said = data.user_failure_data and data.user_failure_data.description
-            return f"{asset} failed. {said or (data.error and data.error.to_string()) or ''}"
-        case DagsterEventType.RUN_SUCCESS:
-            return "Succeeded."
-        case DagsterEventType.RUN_FAILURE | DagsterEventType.RUN_CANCELED:
-            return f"Not done. {meta['orig_message']}"
-        case _:
-            return ""
-
-
-def _load(selection: Selection) -> Definitions:
-    module = f"orchestration.locations.{selection.location}"
+def _load(location: str) -> Definitions:
+    module = f"orchestration.locations.{location}"
     try:
         definitions: Definitions = importlib.import_module(module).defs
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise
-        raise OrchestrationError(
-            f"There is no {module} yet. Run `python -m orchestration generate`."
-        ) from error
-    known = {key.path[-1] for key in definitions.resolve_all_asset_keys()}
-    if missing := [name for name in selection.assets if name not in known]:
-        close = difflib.get_close_matches(missing[0], known)
-        hint = f" Did you mean {selection.location}/{close[0]}?" if close else ""
-        raise OrchestrationError(f"There is no asset {selection.location}/{missing[0]}.{hint}")
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == module:
+            raise OrchestrationError(
+                f"There is no {module} yet. Run `python -m orchestration generate`."
+            ) from error
+        # What a team's own definitions raise can be anything.
+        raise OrchestrationError(f"{location} cannot be loaded: {where_and_why(error)}") from error
     return definitions
+
+
+def op_config(
+    definitions: Definitions, keys: Iterable[AssetKey], config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The run config of the assets' ops: each gets those of the options in `config` that it has.
+
+    Raises OrchestrationError for an option that none of them has.
+    """
+    found: dict[str, Any] = {}
+    known: set[str] = set()
+    for key in keys if config else ():
+        op = definitions.get_assets_def(key).op
+        fields = set(getattr(op.config_field.config_type, "fields", {}) if op.config_field else {})
+        known |= fields
+        if own := {name: value for name, value in config.items() if name in fields}:
+            found[op.name] = {"config": own}
+    if unknown := sorted(set(config) - known):
+        have = ", ".join(sorted(known)) or "none"
+        raise OrchestrationError(
+            f"There is no option {', '.join(unknown)} in the config of what is selected. "
+            f"Its options: {have}."
+        )
+    return found
+
+
+def _pool(definitions: Definitions, key: AssetKey) -> str:
+    return definitions.get_assets_def(key).op.pool or ""
+
+
+def _wait_for_pool(instance: DagsterInstance, pool: str, stack: ExitStack, tell: Tell) -> None:
+    """Returns once no other run is in the pool; others from the command line wait until the end."""
+    told = False
+
+    def tell_once() -> None:
+        nonlocal told
+        if not told:
+            tell({"waits": "Another run of it is going on."})
+        told = True
+
+    home = Path(os.environ["DAGSTER_HOME"])
+    stack.enter_context(locked(home / "pools" / pool, waiting=tell_once))
+    in_pool = RunsFilter(statuses=UNFINISHED, tags={f"{POOL_TAG}{pool}": "true"})
+    while instance.get_runs(in_pool, limit=1):
+        note_deaths(instance)
+        if instance.get_runs(in_pool, limit=1):
+            tell_once()
+            time.sleep(POOL_SECONDS)
+
+
+def mark_cancelling(runs: Sequence[Run]) -> None:
+    """Has Dagster know that somebody wants these runs to end: else they would have failed."""
+    with DagsterInstance.get() as instance:
+        for run in runs:
+            found = instance.get_run_by_id(run.id)
+            if found and not found.is_finished:
+                instance.report_run_canceling(found)
+
+
+def note_lost(run: Run, how: str) -> None:
+    """Has the run fail, or be cancelled, whose process ended without a word."""
+    with DagsterInstance.get() as instance:
+        if found := instance.get_run_by_id(run.id):
+            note_death(instance, found, how)
+
+
+def failed_assets(run: Run) -> tuple[str, ...]:
+    """Of the run's assets those that their last run for the partition did not make."""
+    selection = run.selection
+    tags = {
+        PARTITION_TAG: run.partition,
+        REPOSITORY_TAG: f"__repository__@{selection.location}",
+    }
+    unknown, failed = set(selection.assets), set()
+    with DagsterInstance.get() as instance:
+        for last in instance.get_runs(RunsFilter(tags=tags)):
+            # A job that was launched as a whole names none.
+            planned = {key.path[-1] for key in last.asset_selection or ()} or set(STAGES)
+            if last.is_finished and planned & unknown:
+                made = planned if last.is_success else _made(instance, last)
+                failed |= (planned & unknown) - made
+                unknown -= planned
+    return tuple(asset for asset in selection.assets if asset in failed)
+
+
+def _made(instance: DagsterInstance, run: DagsterRun) -> set[str]:
+    events = instance.get_records_for_run(
+        run.run_id, of_type=DagsterEventType.ASSET_MATERIALIZATION
+    ).records
+    return {record.asset_key.path[-1] for record in events if record.asset_key}
+
+
+def _telling(run: Run, tell: Tell) -> LoggerDefinition:
+    @logger
+    def console(_: InitLoggerContext) -> logging.Logger:
+        told = logging.Logger("console")
+        told.addHandler(_Telling(run, tell))
+        return told
+
+    return console
+
+
+class _Telling(logging.Handler):
+    """Tells of a run's events, as Dagster logs them."""
+
+    def __init__(self, run: Run, tell: Tell) -> None:
+        super().__init__()
+        self._run, self._tell = run, tell
+        self._is_in_step = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        meta = record.__dict__["dagster_meta"]
+        event: DagsterEvent | None = meta["dagster_event"]
+        if event is None:
+            # Of steps that it leaves out, Dagster says no more than what the end says.
+            if self._is_in_step:
+                self._tell({"output": meta["orig_message"]})
+            return
+        selection = self._run.selection
+        stage = (event.step_key or "").rpartition("__")[2]
+        name = selection.assets[0] if selection.location == INGEST else stage
+        asset = f"{selection.location}/{name}"
+        match event.event_type:
+            case DagsterEventType.RUN_START:
+                self._tell({"run": meta["run_id"], "job": event.job_name})
+            case DagsterEventType.STEP_START:
+                self._is_in_step = True
+                self._tell({"began": asset})
+            case DagsterEventType.ASSET_MATERIALIZATION:
+                self._tell(_materialized(asset, event))
+            case DagsterEventType.STEP_SUCCESS:
+                self._is_in_step = False
+                self._tell({"done": asset, "seconds": event.step_success_data.duration_ms / 1000})
+            case DagsterEventType.STEP_FAILURE:
+                self._is_in_step = False
+                self._tell(_failed(asset, event))
+
+
+def _materialized(asset: str, event: DagsterEvent) -> dict[str, Any]:
+    metadata = event.step_materialization_data.materialization.metadata
+    shown = {"path": metadata.get("path"), "rows": metadata.get("dagster/row_count")}
+    return {
+        "materialized": asset,
+        **{name: value.value for name, value in shown.items() if value is not None},
+    }
+
+
+def _failed(asset: str, event: DagsterEvent) -> dict[str, Any]:
+    data = event.step_failure_data
+    if data.error and data.error.cls_name == "DagsterExecutionInterruptedError":
+        return {"interrupted": asset}
+    said = data.user_failure_data
+    log = said.metadata.get("log") if said and said.metadata else None
+    return {
+        "failed": asset,
+        "error": (said and said.description) or (data.error and data.error.to_string()) or "",
+        "log": log.value if log else None,
+    }

@@ -1,5 +1,7 @@
 """Options that several commands have, and the types of their values."""
 
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import click
@@ -32,3 +34,78 @@ class PathPrefix(click.ParamType[str]):
 PORT = click.IntRange(1, 65535)
 PRIVATE = 0o077
 """The umask of what leaves something: what runs leave, and Dagster's database, is its owner's."""
+
+
+class Config(click.ParamType[dict[str, Any]]):
+    """A mapping in YAML or JSON, or a file that holds one."""
+
+    name = "config"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> dict[str, Any]:
+        import yaml
+
+        if isinstance(value, dict):
+            return value
+        text, place = str(value), "the config"
+        try:
+            if len(text) < 1000 and Path(text).is_file():
+                text, place = Path(text).read_text(encoding="utf-8"), text
+            data = yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError, OSError) as error:
+            self.fail(f"{place} cannot be read: {error}", param, ctx)
+        if not isinstance(data, dict) or not all(isinstance(name, str) for name in data):
+            self.fail(f"{place} must be a mapping, such as 'push: true'", param, ctx)
+        return data
+
+
+Command = Callable[..., int]
+
+
+def selecting(command: Command) -> Command:
+    """Gives a command the arguments and options by which assets are selected and configured."""
+    for decorate in reversed(
+        (
+            click.argument("selection", nargs=-1),
+            click.argument("partition"),
+            click.option("--all", "everything", is_flag=True, help="All products."),
+            click.option(
+                "--owner",
+                type=CommaSeparated(),
+                default="",
+                metavar="OWNER,…",
+                show_default=False,
+                help="The products of these owners.",
+            ),
+            click.option(
+                "--group",
+                type=CommaSeparated(),
+                default="",
+                metavar="GROUP,…",
+                show_default=False,
+                help="All assets of these groups of the UI; `ingest` is the ingest templates.",
+            ),
+            click.option(
+                "--config",
+                type=Config(),
+                help="Options of the assets, as YAML or JSON or a file of it: 'output_csv: true'.",
+            ),
+            click.option(
+                "--push", is_flag=True, help="Archive what is ingested in the team's storage."
+            ),
+            click.option(
+                "--latest", is_flag=True, help="With --push: as the latest version there."
+            ),
+        )
+    ):
+        command = decorate(command)
+    return command
+
+
+def with_storage(config: Mapping[str, Any], *, push: bool, latest: bool) -> dict[str, Any]:
+    """The config with what --push and --latest say. Raises click.UsageError where they clash."""
+    found = {**config, **({"push": True} if push else {}), **({"latest": True} if latest else {})}
+    if found.get("latest") and not found.get("push"):
+        raise click.UsageError("--latest needs --push: there is no latest version but in storage.")
+    return found

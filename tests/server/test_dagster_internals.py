@@ -195,9 +195,20 @@ def test_private_names_are_in_one_file() -> None:
 
 def test_the_names_that_are_only_words_are_dagsters() -> None:
     from dagster._core.definitions.assets.job.asset_job import IMPLICIT_ASSET_JOB_NAME
-    from dagster._core.storage.tags import REPOSITORY_LABEL_TAG
+    from dagster._core.storage.tags import (
+        PARTITION_NAME_TAG,
+        POOL_TAG_PREFIX,
+        REPOSITORY_LABEL_TAG,
+    )
 
-    assert (local_runs.ASSET_JOB, local_runs.REPOSITORY_TAG) == (
+    assert (
+        local_runs.ASSET_JOB,
+        local_runs.REPOSITORY_TAG,
+        local_runs.POOL_TAG,
+        local_runs.PARTITION_TAG,
+    ) == (
         IMPLICIT_ASSET_JOB_NAME,
         REPOSITORY_LABEL_TAG,
+        POOL_TAG_PREFIX,
+        PARTITION_NAME_TAG,
     )

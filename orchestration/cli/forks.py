@@ -1,0 +1,110 @@
+"""Work in a process of its own, forked from this one once it has imported what takes time.
+
+The process tells what it does in lines of JSON. It has no terminal, so that a Ctrl-C there is not
+its business, and it ends when the one that forked it ends, however that does.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from multiprocessing import get_context
+from typing import Any
+
+from orchestration.server import console
+
+Message = Mapping[str, Any]
+Tell = Callable[[Message], None]
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PRINTED = "printed"
+
+
+_ours: set[int] = set()
+"""This process's ends of the pipes to all its forks."""
+
+
+class Fork:
+    """A process that calls `work` with a function by which to tell something."""
+
+    def __init__(self, work: Callable[[Tell], None]) -> None:
+        self._file, write = os.pipe()
+        held_read, self._held = os.pipe()
+        _ours.update((self._file, self._held))
+        self._pending = b""
+        self._process = get_context("fork").Process(target=_in_fork, args=(work, write, held_read))
+        with _blocked_signals():
+            self._process.start()
+        os.close(write)
+        os.close(held_read)
+        self.status: int | None = None
+        """Its exit status once it has ended, negative for a signal."""
+
+    def fileno(self) -> int:
+        """The file to wait on for more to be read."""
+        return self._file
+
+    def read(self) -> Iterator[Message]:
+        """What it has told since; blocks where that is nothing. Sets `status` at the end.
+
+        What was printed in it, by whomever, is a message with the line as `printed`.
+        """
+        chunk = os.read(self._file, 65_536)
+        *lines, self._pending = (self._pending + chunk).split(b"\n")
+        if not chunk:
+            lines = [*lines, self._pending] if self._pending else lines
+            self._process.join()
+            for file in (self._file, self._held):
+                _ours.remove(file)
+                os.close(file)
+            self.status = self._process.exitcode
+        for line in lines:
+            if line.startswith(b"{"):
+                yield json.loads(line)
+            else:
+                yield {PRINTED: line.decode(errors="replace")}
+
+    def interrupt(self) -> None:
+        """Sends it what Ctrl-C would."""
+        if self._process.exitcode is None and self._process.pid:
+            os.kill(self._process.pid, signal.SIGINT)
+
+
+@contextmanager
+def _blocked_signals() -> Iterator[None]:
+    # One that came before the fork has handlers of its own would be lost on it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def _in_fork(work: Callable[[Tell], None], write: int, held_read: int) -> None:
+    os.setsid()
+    # While another fork holds one of them, nobody hears that this process has ended.
+    for file in _ours:
+        os.close(file)
+    _ours.clear()
+    signal.set_wakeup_fd(-1)
+    for number in SIGNALS:
+        signal.signal(number, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
+    for standard in (1, 2):
+        os.dup2(write, standard)
+    console.settle(waits=True)
+    threading.Thread(target=_end_with_parent, args=(held_read,), daemon=True).start()
+
+    def tell(message: Message) -> None:
+        sys.stdout.write(json.dumps(message) + "\n")
+
+    work(tell)
+
+
+def _end_with_parent(held_read: int) -> None:
+    os.read(held_read, 1)
+    os.kill(os.getpid(), signal.SIGINT)
