@@ -215,9 +215,9 @@ def test_a_failing_build_says_why_and_leaves_the_earlier_result(
     before = tree(built.libraries / "build")
     result = orchestration("materialize", "libraries/build", BUILD, env=env, project=project)
     assert result.returncode == 1
-    said = "Product 'libraries': the build command ended with exit code 3. Its last output:"
+    said = "Product 'libraries': the build command ended with exit code 3. Its log: "
     assert said in result.stdout
-    assert "no such table" in result.stdout.partition(said)[2]
+    assert "no such table" in result.stdout.partition(said)[0]
     assert "Traceback" not in result.stdout + result.stderr
     assert tree(built.libraries / "build") == before
     log = built.libraries / ".build.build.failed.log"

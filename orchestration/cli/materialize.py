@@ -126,6 +126,7 @@ def _described(run: "Run") -> dict[str, Any]:
         "state": run.state.value,
         "seconds": round(run.seconds, 3),
         "error": sentence(run) or None,
+        "log": run.log,
         "results": [
             {
                 "asset": result["materialized"],

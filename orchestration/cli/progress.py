@@ -1,6 +1,7 @@
 """What a person, or a log, sees of runs that are executed here."""
 
 import re
+import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -103,26 +104,29 @@ class Progress:
         """How it all ended: where the results are, and last why what did not succeed did not."""
         for run in self._runs:
             if run.results and run.state is State.SUCCEEDED:
-                self._styled(_result_of(run), None)
+                _styled(_result_of(run), "", self._out)
         for run in self._runs:
             if run.error:
-                self._styled(_failure_of(run, verbose=self._verbose), "red")
+                # What could not be run at all is an error of the command's, not of the run's.
+                out = self._out if run.asset else sys.stderr
+                _styled(_failure_of(run, verbose=self._verbose), "red", out)
         states = [run.state for run in self._runs]
         if all(state is State.SUCCEEDED for state in states):
-            self._styled("Succeeded.", "bold green")
+            _styled("Succeeded.", "bold green", self._out)
         elif len(states) > 1:
             counts = {state: states.count(state) for state in State if state in states}
             listed = ", ".join(f"{count} {state.value}" for state, count in counts.items())
-            self._styled(f"Of {counted(len(states), 'run')}: {listed}.", "bold red")
+            _styled(f"Of {counted(len(states), 'run')}: {listed}.", "bold red", self._out)
 
-    def _styled(self, text: str, style: str | None) -> None:
-        if self._out.isatty() and style:
-            from rich.console import Console
-            from rich.text import Text
 
-            Console(file=self._out).print(Text(text, style), soft_wrap=True)
-        else:
-            print(text, file=self._out, flush=True)
+def _styled(text: str, style: str, out: TextIO) -> None:
+    if out.isatty():
+        from rich.console import Console
+        from rich.text import Text
+
+        Console(file=out).print(Text(text, style), soft_wrap=True)
+    else:
+        print(text, file=out, flush=True)
 
 
 def sentence(run: Run) -> str:
@@ -132,7 +136,8 @@ def sentence(run: Run) -> str:
 
 def _failure_of(run: Run, *, verbose: bool) -> str:
     what = f"{run.asset or run.selection.name} {run.state.value}."
-    return f"{what} {run.error if verbose else sentence(run)}"
+    log = f" Its log: {_short(run.log)}" if run.log else ""
+    return f"{what} {run.error if verbose else sentence(run)}{log}"
 
 
 def _result_of(run: Run) -> str:

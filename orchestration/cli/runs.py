@@ -47,6 +47,8 @@ class Run:
     """What it materializes now, or at the end."""
     error: str = ""
     """Why it has not succeeded."""
+    log: str | None = None
+    """The log of what failed."""
     results: list[Message] = field(default_factory=list)
     """Of each asset that it materialized: `asset`, and `path` and `rows` where there are any."""
 
@@ -162,8 +164,8 @@ class Runs:
                 run.asset = asset
             case {"materialized": _}:
                 run.results.append(message)
-            case {"failed": _, "error": error}:
-                run.error = run.error or error
+            case {"failed": _, "error": error, "log": log}:
+                run.error, run.log = run.error or error, run.log or log
             case {"ended": state}:
                 self._settle(run, State(state), run.error or message.get("error", ""))
                 return
