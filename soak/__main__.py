@@ -244,7 +244,9 @@ class Soak:
         patiently(self.server.reload_all)
 
     def _kill_a_code_server(self) -> None:
-        kill(self.chosen.choice(sorted(self.server.server_pids().values())))
+        awake = sorted(self.server.awake().values())
+        if awake:
+            kill(self.chosen.choice(awake))
 
     def _change_products(self) -> None:
         changed = yaml.safe_load(self.products_text)
@@ -466,7 +468,7 @@ def kill_up(project: Path) -> list[str]:
     wrong = []
     with started(project) as server:
         server.wait_for_output("Dagster is at")
-        wait_until(lambda: patiently(lambda: len(server.server_pids())) > len(COMMANDS), 30)
+        wait_until(lambda: patiently(lambda: len(server.loads())) > len(COMMANDS), 30)
         runs = [server.launch(slug, "build", partition="main") for slug in ("slow", "stubborn")]
         for run in runs:
             server.wait_for_run(run, "STARTED")

@@ -1,144 +1,227 @@
-"""The code locations that are served, kept in step with products.yml and the other files."""
+"""All code locations that are served, and the broker that answers for them."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+import os
+import selectors
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from orchestration import OrchestrationError
-from orchestration.catalog.checkout import PROJECT_ROOT, products_file
-from orchestration.catalog.products import Product, read_products
-from orchestration.generator.generate import generate, warnings
-from orchestration.generator.render import LOCATIONS
-from orchestration.server.code_server import CodeServer
-from orchestration.server.forkserver import Forkserver
-from orchestration.server.selection import Selection
+from orchestration.server.broker import SUBSCRIBERS, run_broker
+from orchestration.server.code_location import CodeLocation
+from orchestration.server.control import (
+    Caller,
+    Follow,
+    Frozen,
+    Reload,
+    Request,
+    Served,
+    Sleep,
+    Wake,
+)
+from orchestration.server.forkserver import Forkserver, ending
 from orchestration.server.service import Service
-from orchestration.server.watch import Watch
+from orchestration.server.sources import Sources
 
+LOOK_SECONDS = 0.5
 # How much longer than the others a location may take to load before nobody waits for it any more,
 # and how long they take as long as none of them has loaded.
 PATIENCE_SECONDS = 1.0
-COLD_PATIENCE_SECONDS = 30.0
 LIKELY_LOAD_SECONDS = 4.0
+# How many load at once for each processor, those included that take long.
+MOST_PER_PROCESSOR = 4
+RETRY_SECONDS = 1.0
 
 
 class CodeLocations:
-    """A code server for every location that is selected."""
+    """A code location for each name of the sources, and their broker."""
 
     def __init__(
         self,
         *,
-        root: Path,
-        selection: Selection,
-        watches: bool,
+        sources: Sources,
         folder: Path,
         forkserver: Forkserver,
+        selector: selectors.BaseSelector,
         env: Mapping[str, str],
+        on_change: Callable[[], None],
     ) -> None:
-        self.products: Sequence[Product] = ()
-        self.servers: dict[str, CodeServer] = {}
-        """By the location's name."""
-        self._leaving: list[CodeServer] = []
-        self._root, self._selection, self._watches = root, selection, watches
-        self._folder, self._forkserver, self._env = folder, forkserver, env
-        self._watch = Watch(root)
-        self._is_behind = False
-        self._complaint = ""
+        """`on_change` is called whenever other locations than before are served."""
+        self._sources, self._folder = sources, folder
+        self._forkserver, self._selector, self._env = forkserver, selector, env
+        self._on_change = on_change
+        self._numbers = itertools.count(1)
+        self._locations: dict[str, CodeLocation] = {}
+        self._ending: list[CodeLocation] = []
+        self._followers: list[Caller] = []
+        self._broker: Service | None = None
+        self._retry_at = 0.0
+        self._processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
+        self._looked = time.monotonic()
 
     @property
-    def are_settled(self) -> bool:
-        """Whether something answers for each of them."""
-        return all(server.is_settled for server in self.servers.values())
-
-    @property
-    def are_servable(self) -> bool:
-        """Whether all of them answer that can be waited for."""
-        servers = self.servers.values()
-        usual = max(
-            (server.load_seconds for server in servers if server.load_seconds is not None),
-            default=LIKELY_LOAD_SECONDS,
-        )
-        patience = PATIENCE_SECONDS if self._forkserver.warm else COLD_PATIENCE_SECONDS
-        return all(
-            server.is_settled or server.loading_seconds > usual + patience for server in servers
-        )
+    def entries(self) -> list[dict[str, object]]:
+        """What Dagster's workspace file says of them."""
+        return [
+            {"grpc_server": {"location_name": location.name, "socket": str(location.socket)}}
+            for location in self._locations.values()
+        ]
 
     @property
     def services(self) -> list[Service]:
         """All processes there are for them."""
-        servers = [*self.servers.values(), *self._leaving]
-        return [service for server in servers for service in server.services]
+        locations = [*self._locations.values(), *self._ending]
+        own = [self._broker] if self._broker else []
+        return [*own, *(service for location in locations for service in location.services)]
 
     @property
-    def replaced(self) -> int:
-        """How often a server has been replaced by another."""
-        return sum(server.replaced for server in self.servers.values())
+    def are_served(self) -> bool:
+        """Whether Dagster can ask for them."""
+        return self.subscribers.exists()
 
-    def generate(self) -> None:
-        """Brings the generated modules up to date with products.yml.
+    @property
+    def subscribers(self) -> Path:
+        """The broker's socket for those who want to know what is served."""
+        return self._folder / SUBSCRIBERS
 
-        Raises OrchestrationError where products.yml cannot be used.
-        """
-        self.products, changes = generate(self._root)
-        for change in changes:
-            print(f"{'generated' if change.new else 'removed'} {change.path}", flush=True)
-        for warning in warnings(self.products, self._root):
-            print(f"warning: {warning}", flush=True)
+    @property
+    def broken(self) -> list[str]:
+        """Those that are broken."""
+        return [location.name for location in self._locations.values() if location.problem]
 
-    def sync(self) -> None:
-        """Starts the servers of new locations, and ends those of removed ones.
+    @property
+    def is_waiting(self) -> bool:
+        """Whether something has to be looked at that does not tell when it is there."""
+        return any(location.is_waking for location in self._locations.values())
 
-        Raises OrchestrationError where the selection has not what is to be served.
-        """
-        if not self._watches:
-            self.products = read_products(products_file(self._root))
-        wanted = [
-            name
-            for name in self._selection.locations(self.products)
-            if (PROJECT_ROOT / LOCATIONS / f"{name}.py").exists()
-        ]
-        for name in [name for name in self.servers if name not in wanted]:
-            server = self.servers.pop(name)
-            server.end()
-            self._leaving.append(server)
-        for name in [name for name in wanted if name not in self.servers]:
-            self.servers[name] = CodeServer(name, self._folder, self._forkserver, self._env)
-            self.servers[name].load()
+    def start(self) -> None:
+        """Starts the broker, and loads all locations."""
+        self._follow_names()
+        self._start_broker()
+        self._start_loading()
 
-    def follow(self) -> None:
-        """Brings what is served up to date with the files.
-
-        A products.yml that cannot be used changes nothing.
-        """
+    def _start_broker(self) -> None:
+        folder = self._folder
         try:
-            sources = self._watches and self._watch.products_changed()
-            generated = self._watch.workspace_changed()
-            is_due = sources or generated or self._is_behind
-            if is_due and self._watches:
-                self.generate()
-            if generated or self._watch.workspace_changed() or self._is_behind:
-                self.sync()
-            if is_due and self._complaint:
-                print("Everything can be read again.", flush=True)
-                self._is_behind, self._complaint = False, ""
-            if self._watches:
-                for name in self._watch.changed_locations(self.products):
-                    if name in self.servers:
-                        print(f"[{name}] reloading", flush=True)
-                        self.servers[name].load()
-        except (OrchestrationError, OSError) as error:
-            # What the system refuses now it may do later; what is wrong in a file it never will.
-            is_known = self._is_behind and self._complaint == str(error)
-            self._is_behind, self._complaint = isinstance(error, OSError), str(error)
-            if not is_known:
-                print(f"{error}\nNothing was changed; everything goes on as it was.", flush=True)
+            self._broker = Service(
+                "broker",
+                lambda output: self._forkserver.call(
+                    lambda: run_broker(folder), env=self._env, output=output
+                ),
+                self._env,
+                self._selector,
+            )
+        except OSError as error:
+            self._retry_at = time.monotonic() + RETRY_SECONDS
+            print(f"The broker cannot be started yet: {error.strerror}", flush=True)
 
-    def attend(self) -> None:
-        """Takes the next step with each; to be called again and again."""
-        for server in [*self.servers.values(), *self._leaving]:
-            server.attend()
-        self._leaving = [server for server in self._leaving if server.services]
+    def _follow_names(self) -> None:
+        """Begins with new locations, and ends removed ones."""
+        wanted = self._sources.names
+        if list(self._locations) == list(wanted):
+            return
+        removed = [name for name in self._locations if name not in wanted]
+        before = self._locations
+        self._locations = {name: before.get(name) or self._new(name) for name in wanted}
+        self._on_change()
+        for name in removed:
+            before[name].end()
+            self._ending.append(before[name])
+        for name in wanted:
+            if name not in before:
+                self._publish(self._locations[name].served)
 
-    def stop_loading(self) -> None:
-        """Ends the servers that are not needed yet."""
-        for server in self.servers.values():
-            server.stop_loading()
+    def _new(self, name: str) -> CodeLocation:
+        return CodeLocation(
+            name,
+            # A number, since a socket's name has to be short.
+            path=self._folder / f"{next(self._numbers)}",
+            forkserver=self._forkserver,
+            selector=self._selector,
+            env=self._env,
+            files_state=lambda: (
+                self._sources.files.state_of(name, self._sources.products),
+                tuple(self._forkserver.own_files),
+            ),
+            publish=self._publish,
+        )
+
+    def _publish(self, served: Served) -> None:
+        self._followers = [follower for follower in self._followers if follower.tell([served])]
+
+    def handle(self, request: Request, caller: Caller) -> None:
+        """Does what is asked about a location, and answers."""
+        match request:
+            case Follow():
+                if caller.tell([location.served for location in self._locations.values()]):
+                    self._followers.append(caller)
+            case Reload(name) | Wake(name) | Sleep(name) | Frozen(name):
+                if not (location := self._locations.get(name)):
+                    caller.answer(error=f"{name} is served no more")
+                elif isinstance(request, Reload):
+                    location.load(caller)
+                elif isinstance(request, Wake):
+                    location.wake(caller)
+                else:
+                    location.sleep() if isinstance(request, Sleep) else location.end_frozen()
+                    caller.answer()
+            case _:
+                caller.answer(error=f"not understood: {request}")
+
+    def watch(self) -> None:
+        """Follows the files, and takes the next step with each; to be called again and again."""
+        now = time.monotonic()
+        if now - self._looked > LOOK_SECONDS:
+            self._looked = now
+            self._load_changed()
+        for location in [*self._locations.values(), *self._ending]:
+            location.watch()
+        self._ending = [location for location in self._ending if location.services]
+        self._start_loading()
+        self._watch_broker()
+
+    def _load_changed(self) -> None:
+        changed = self._sources.watch()
+        before = set(self._locations)
+        self._follow_names()
+        for name in changed & before & set(self._locations):
+            print(f"[{name}] reloading", flush=True)
+            self._locations[name].load()
+
+    def _start_loading(self) -> None:
+        """Starts loading those whose turn it is, and tells who waits for the slow ones."""
+        locations = self._locations.values()
+        usual = max(
+            (each.load_seconds for each in locations if each.load_seconds is not None),
+            default=LIKELY_LOAD_SECONDS,
+        )
+        patience = usual + PATIENCE_SECONDS
+        ages = [age for each in locations if (age := each.loading_seconds) is not None]
+        # One that takes long may be waiting for something.
+        free = min(
+            self._processors - sum(age < patience for age in ages),
+            MOST_PER_PROCESSOR * self._processors - len(ages),
+        )
+        for location in locations:
+            if free > 0 and location.is_waiting:
+                location.start_loading()
+                free -= 1
+            if not location.is_answered and (location.loading_seconds or 0.0) > patience:
+                location.tell_provisionally()
+
+    def _watch_broker(self) -> None:
+        now = time.monotonic()
+        if self._broker and (status := self._broker.process.poll()) is not None:
+            self._broker.drain()
+            print(f"The broker {ending(status)}; starting it again", flush=True)
+            quick = self._broker.age < RETRY_SECONDS
+            self._broker, self._retry_at = None, now + (RETRY_SECONDS if quick else 0.0)
+        if not self._broker and now >= self._retry_at:
+            self._start_broker()
+
+    def stop(self) -> None:
+        """Begins to end all of it."""
+        for location in self._locations.values():
+            location.end()
+        for follower in self._followers:
+            follower.hang_up()

@@ -1,12 +1,114 @@
-"""How Dagster's processes ask `up` for something: a line of JSON each way over a Unix socket."""
+"""How the processes of a running `up` talk to its supervisor: JSON, a line each way.
+
+Every request is a connection to one Unix socket; the supervisor closes it with the answer, which
+holds `error` where the request is refused. One that follows stays open: it gets a list of all
+locations, and from then on of those about which something has changed.
+"""
 
 import json
 import os
+import selectors
 import socket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 SOCKET_VARIABLE = "ORCHESTRATION_CONTROL"
 TIMEOUT_SECONDS = 60.0
+# For a line that is on its way already.
+LINE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """Start the process of a run. Answer: its `pid`."""
+
+    run_id: str
+    command: list[str]
+
+
+@dataclass(frozen=True)
+class Reload:
+    """Load a location afresh. The answer comes once that is done."""
+
+    location: str
+
+
+@dataclass(frozen=True)
+class Wake:
+    """Start the code server of a location. Answer: the `socket` on which it serves."""
+
+    location: str
+
+
+@dataclass(frozen=True)
+class Sleep:
+    """End the code server of a location, which has had nothing to do for a while."""
+
+    location: str
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """End the code server of a location, which does not answer any more."""
+
+    location: str
+
+
+@dataclass(frozen=True)
+class Follow:
+    """Tell of all locations (`Served`), and then of each about which something has changed."""
+
+
+Request = Run | Reload | Wake | Sleep | Frozen | Follow
+REQUESTS: dict[str, type[Request]] = {
+    kind.__name__.lower(): kind for kind in (Run, Reload, Wake, Sleep, Frozen, Follow)
+}
+
+
+@dataclass(frozen=True)
+class Served:
+    """What those who follow are told of a location."""
+
+    location: str
+    socket: str
+    """Where Dagster asks for it; empty once it is served no more."""
+    answers: str
+    """The file of its answers; empty while there are none."""
+    id: str
+    """Another one for other answers; empty while it loads for the first time."""
+
+
+def encoded(message: Request) -> bytes:
+    """A request as its line."""
+    return json.dumps({"do": type(message).__name__.lower(), **asdict(message)}).encode() + b"\n"
+
+
+def decoded(line: bytes) -> Request:
+    """The request in a line. Raises ValueError where it is none."""
+    try:
+        fields = json.loads(line)
+        kind = REQUESTS[fields.pop("do")]
+        return kind(**fields)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not understood: {line.decode(errors='replace')}") from error
+
+
+def answer_in(line: bytes) -> dict[str, Any]:
+    """The answer in a line. Raises RuntimeError for a refusal, OSError where there is none."""
+    if not line:
+        raise ConnectionResetError("`up` is gone")
+    answer: dict[str, Any] = json.loads(line)
+    if "error" in answer:
+        raise RuntimeError(answer["error"])
+    return answer
+
+
+def served_in(line: bytes) -> list[Served]:
+    """What a line tells one that follows."""
+    return [Served(**fields) for fields in json.loads(line)]
 
 
 def is_served() -> bool:
@@ -14,7 +116,7 @@ def is_served() -> bool:
     return SOCKET_VARIABLE in os.environ
 
 
-def request(message: dict[str, Any]) -> dict[str, Any]:
+def request(message: Request) -> dict[str, Any]:
     """Sends a request to `up`, and waits for the answer.
 
     Raises RuntimeError when it is refused, OSError when `up` is gone.
@@ -22,10 +124,69 @@ def request(message: dict[str, Any]) -> dict[str, Any]:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(TIMEOUT_SECONDS)
         connection.connect(os.environ[SOCKET_VARIABLE])
-        with connection.makefile("rw", encoding="utf-8") as stream:
-            stream.write(json.dumps(message) + "\n")
-            stream.flush()
-            answer: dict[str, Any] = json.loads(stream.readline())
-    if "error" in answer:
-        raise RuntimeError(answer["error"])
-    return answer
+        connection.sendall(encoded(message))
+        with connection.makefile("rb") as stream:
+            return answer_in(stream.readline())
+
+
+class Caller:
+    """Whoever waits for the answer to a request."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+
+    def answer(self, **answer: Any) -> None:
+        """Answers, and hangs up."""
+        # Whoever asked may have gone.
+        with suppress(OSError), self._connection as connection:
+            connection.sendall(json.dumps(answer).encode() + b"\n")
+
+    def hang_up(self) -> None:
+        """Tells one that follows no more."""
+        self._connection.close()
+
+    def tell(self, served: Sequence[Served]) -> bool:
+        """Sends a line to one that follows; False where nobody reads it any more."""
+        try:
+            self._connection.sendall(json.dumps([asdict(s) for s in served]).encode() + b"\n")
+        except OSError:
+            self._connection.close()
+            return False
+        return True
+
+
+class ControlServer:
+    """The supervisor's end."""
+
+    def __init__(
+        self,
+        path: Path,
+        selector: selectors.BaseSelector,
+        handle: Callable[[Request, Caller], None],
+    ) -> None:
+        self._selector, self._handle = selector, handle
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen(256)
+        selector.register(self._listener, selectors.EVENT_READ, self._accept)
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except OSError as error:
+            print(f"A request cannot be answered: {error.strerror}.", flush=True)
+            return
+        connection.settimeout(LINE_SECONDS)
+        caller = Caller(connection)
+        try:
+            with connection.makefile("rb") as stream:
+                message = decoded(stream.readline())
+        except (OSError, ValueError) as error:
+            caller.answer(error=str(error))
+            return
+        self._handle(message, caller)
+
+    def close(self) -> None:
+        """Takes no more requests."""
+        self._selector.unregister(self._listener)
+        self._listener.close()

@@ -5,7 +5,9 @@ moved one, `up` serves with stock code servers or Dagster's own run launcher, an
 """
 
 import importlib
-import time
+import logging
+import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +15,7 @@ from dagster import DagsterRun, Definitions, deserialize_value, serialize_value
 from dagster._core.launcher import CheckRunHealthResult as CheckRunHealthResult
 from dagster._core.launcher import LaunchRunContext as LaunchRunContext
 from dagster._core.launcher import WorkerStatus as WorkerStatus
+from dagster_shared.error import SerializableErrorInfo
 
 # What a code server, a run's process, the webserver and the daemon import before they do anything.
 PRELOADED = (
@@ -53,9 +56,15 @@ PRELOADED = (
     "upath.implementations.local",
 )
 
-TERMINATION_EVENT = "_server_termination_event"
-# More than a server takes from being told to stop until it refuses requests.
-STOPPING_SECONDS = 0.05
+# The methods of a code server that are answered without it.
+LIST_REPOSITORIES = "ListRepositories"
+EXTERNAL_REPOSITORY = "ExternalRepository"
+GET_CURRENT_IMAGE = "GetCurrentImage"
+GET_SERVER_ID = "GetServerId"
+RELOAD_CODE = "ReloadCode"
+PING = "/api.DagsterApi/Ping"
+# Longer than `up` runs.
+NEVER = 1e12
 
 
 def preload() -> None:
@@ -65,7 +74,8 @@ def preload() -> None:
     """
     for name in PRELOADED:
         importlib.import_module(name)
-    _reload_target()
+    streamed_methods()
+    _watch_target()
 
 
 def rehearse(definitions: Definitions) -> None:
@@ -107,29 +117,177 @@ def run_command(run: DagsterRun, instance: Any) -> list[str]:
     return list(arguments[arguments.index("api") :])
 
 
-def replace_reload(reload: Callable[[], bool]) -> None:
-    """Lets the code server of this process answer the UI's Reload by calling `reload`.
+def streamed_methods() -> set[str]:
+    """The names of a code server's methods that answer in several parts."""
+    from dagster._grpc.__generated__ import dagster_api_pb2
 
-    Stock code servers of this kind cannot reload. `reload` says whether another server has taken
-    this one's place.
+    [service] = dagster_api_pb2.DESCRIPTOR.services_by_name.values()
+    return {method.name for method in service.methods if method.server_streaming}
+
+
+def answers_of(*, name: str, module: str, folder: str) -> tuple[dict[str, bytes], str | None]:
+    """Loads a location as its code server would: what that answers, and why it is broken, if so.
+
+    The answers are by method, with `/` and the repository's name where they are about one.
     """
-    server, reply = _reload_target()
-
-    def reload_code(self: Any, request: Any, context: Any) -> Any:
-        # The webserver loads the location as soon as it has the answer, over a connection that it
-        # may have open to this server. Told to stop, this one takes no more requests on it.
-        if reload() and (event := getattr(self, TERMINATION_EVENT, None)):
-            event.set()
-            time.sleep(STOPPING_SECONDS)
-        return reply()
-
-    server.ReloadCode = reload_code
-
-
-def _reload_target() -> tuple[Any, Any]:
+    from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+    from dagster._core.utils import FuturesAwareThreadPoolExecutor
     from dagster._grpc.__generated__ import dagster_api_pb2
     from dagster._grpc.server import DagsterApiServer
+    from dagster._utils.log import configure_loggers
 
-    if not hasattr(DagsterApiServer, "ReloadCode"):
-        raise ImportError("dagster._grpc.server.DagsterApiServer has no ReloadCode")
-    return DagsterApiServer, dagster_api_pb2.ReloadCodeReply
+    configure_loggers(log_level="WARNING")
+    server = DagsterApiServer(
+        server_termination_event=threading.Event(),
+        logger=logging.getLogger("dagster.code_server"),
+        server_threadpool_executor=FuturesAwareThreadPoolExecutor(),
+        loadable_target_origin=LoadableTargetOrigin(
+            executable_path=sys.executable, module_name=module, working_directory=folder
+        ),
+        lazy_load_user_code=True,
+        location_name=name,
+    )
+    nobody: Any = None
+    listed = server.ListRepositories(dagster_api_pb2.ListRepositoriesRequest(), nobody)
+    image = server.GetCurrentImage(dagster_api_pb2.Empty(), nobody)
+    answers = {
+        LIST_REPOSITORIES: listed.SerializeToString(),
+        GET_CURRENT_IMAGE: image.SerializeToString(),
+    }
+    found: Any = deserialize_value(listed.serialized_list_repositories_response_or_error)
+    if isinstance(found, SerializableErrorInfo):
+        return answers, found.to_string()
+    for symbol in found.repository_symbols:
+        # With all that the client would ask for next.
+        request = _repository_request(name, "any", symbol.repository_name, defers=False)
+        reply = server.ExternalRepository(request, nobody)
+        answers[f"{EXTERNAL_REPOSITORY}/{symbol.repository_name}"] = reply.SerializeToString()
+    return answers, None
+
+
+def broken_answers(reason: str) -> dict[str, bytes]:
+    """What a code server answers that could not load its location."""
+    from dagster._grpc.__generated__ import dagster_api_pb2
+
+    error = SerializableErrorInfo(message=reason, stack=[], cls_name="OrchestrationError")
+    reply = dagster_api_pb2.ListRepositoriesReply(
+        serialized_list_repositories_response_or_error=serialize_value(error)
+    )
+    return {LIST_REPOSITORIES: reply.SerializeToString()}
+
+
+def server_id_answer(server_id: str) -> bytes:
+    """What a code server of that id answers when it is asked for it."""
+    from dagster._grpc.__generated__ import dagster_api_pb2
+
+    reply: bytes = dagster_api_pb2.GetServerIdReply(server_id=server_id).SerializeToString()
+    return reply
+
+
+def reload_answer() -> bytes:
+    """What a code server answers that has reloaded its location."""
+    from dagster._grpc.__generated__ import dagster_api_pb2
+
+    reply: bytes = dagster_api_pb2.ReloadCodeReply().SerializeToString()
+    return reply
+
+
+def repository_request(name: str, socket: str, repository: str) -> bytes:
+    """What a client asks the location's server on that socket about a repository."""
+    request: bytes = _repository_request(name, socket, repository, defers=True).SerializeToString()
+    return request
+
+
+def _repository_request(name: str, socket: str, repository: str, *, defers: bool) -> Any:
+    from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteRepositoryOrigin
+    from dagster._grpc.__generated__ import dagster_api_pb2
+
+    location = GrpcServerCodeLocationOrigin("localhost", socket=socket, location_name=name)
+    return dagster_api_pb2.ExternalRepositoryRequest(
+        serialized_repository_python_origin=serialize_value(
+            RemoteRepositoryOrigin(location, repository)
+        ),
+        defer_snapshots=defers,
+    )
+
+
+class Workspace:
+    """What a webserver or daemon has of the locations."""
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+        self._on_updated: dict[str, Callable[[str, str], None]] = {}
+
+    def add(self, name: str, on_updated: Callable[[str, str], None]) -> None:
+        """Takes note of whom to tell that a location has changed."""
+        self._on_updated[name] = on_updated
+
+    @property
+    def ids(self) -> dict[str, str | None]:
+        """The id under which each was loaded; None for one that is broken."""
+        entries = self._context.get_current_workspace().code_location_entries
+        return {
+            name: entry.code_location.server_id if entry.code_location else None
+            for name, entry in entries.items()
+        }
+
+    def load(self, name: str, server_id: str) -> None:
+        """Loads a location that is served under that id now."""
+        self._on_updated[name](name, server_id)
+
+    def load_all(self) -> None:
+        """Reads the workspace file again, and loads all that is in it."""
+        self._context.refresh_workspace()
+
+
+class _NoThread:
+    """Stands in for a thread that has nothing to do."""
+
+    def start(self) -> None: ...
+
+    def join(self) -> None: ...
+
+
+def replace_watching(watch: Callable[[Workspace], None]) -> None:
+    """Has `watch`, in a thread, keep the locations of this process up to date, instead of Dagster.
+
+    Dagster has a thread for each, which asks for its id every second over a connection of its own,
+    and the daemon loads all of them every minute: with 200 of them, half a core for nothing.
+    """
+    watcher, controller = _watch_target()
+    workspaces: dict[int, Workspace] = {}
+
+    def create_grpc_watch_thread(
+        location_name: str,
+        _client: Any,
+        *,
+        refresh_code_location: Any,
+        on_updated: Callable[[str, str], None],
+        **_: Any,
+    ) -> tuple[threading.Event, _NoThread]:
+        context = refresh_code_location.__self__
+        if id(context) not in workspaces:
+            workspace = workspaces[id(context)] = Workspace(context)
+            threading.Thread(target=watch, args=(workspace,), daemon=True).start()
+        workspaces[id(context)].add(location_name, on_updated)
+        return threading.Event(), _NoThread()
+
+    watcher.create_grpc_watch_thread = create_grpc_watch_thread
+    controller.RELOAD_WORKSPACE_INTERVAL = NEVER
+
+
+def _watch_target() -> tuple[Any, Any]:
+    from dagster._core.workspace.context import WorkspaceProcessContext
+    from dagster._daemon import controller
+    from dagster._grpc import server_watcher
+
+    for owner, name in (
+        (server_watcher, "create_grpc_watch_thread"),
+        (controller, "RELOAD_WORKSPACE_INTERVAL"),
+        (WorkspaceProcessContext, "get_current_workspace"),
+        (WorkspaceProcessContext, "refresh_code_location"),
+        (WorkspaceProcessContext, "refresh_workspace"),
+    ):
+        if not hasattr(owner, name):
+            raise ImportError(f"{owner.__name__} has no {name}")
+    return server_watcher, controller

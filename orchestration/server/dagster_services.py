@@ -1,21 +1,15 @@
-"""Dagster's webserver and daemon, of which there is one each for all locations.
+"""Dagster's webserver and daemon, of which there is one each for all locations."""
 
-They get a workspace file of sockets, so that they share the locations' code servers.
-"""
-
+import selectors
 import socket
-import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import yaml
 
-from orchestration import OrchestrationError
 from orchestration.generator.render import WORKSPACE
-from orchestration.server.code_server import CodeServer, ending
-from orchestration.server.forkserver import Forkserver
-from orchestration.server.graphql import query
+from orchestration.server.forkserver import Forkserver, ending
 from orchestration.server.service import Service
 
 # One that ends is started again, but not more often than this.
@@ -24,7 +18,7 @@ WEBSERVER, DAEMON = "webserver", "daemon"
 
 
 class DagsterServices:
-    """Webserver and daemon."""
+    """Webserver and daemon, with the workspace file that both read."""
 
     def __init__(
         self,
@@ -34,17 +28,20 @@ class DagsterServices:
         path_prefix: str,
         folder: Path,
         forkserver: Forkserver,
+        selector: selectors.BaseSelector,
         env: Mapping[str, str],
+        prepare: Callable[[], None],
     ) -> None:
+        """`prepare` is called in a fork that becomes one of them."""
         self.url = f"http://{host}:{port}{path_prefix}"
-        self.published: list[str] = []
-        """The locations that they know of."""
-        self._daemon_knows: list[str] = []
         self._host, self._port, self._path_prefix = host, port, path_prefix
         self._workspace = folder / WORKSPACE
-        self._forkserver, self._env = forkserver, env
+        self._forkserver, self._selector, self._env = forkserver, selector, env
+        self._prepare = prepare
         self._running: dict[str, Service] = {}
-        self._were_up = False
+        self._ended: set[str] = set()
+        self._is_restarting = False
+        self._are_up = False
 
     @property
     def services(self) -> list[Service]:
@@ -53,21 +50,20 @@ class DagsterServices:
 
     @property
     def are_started(self) -> bool:
-        """Whether they have been started."""
+        """Whether the first of them has been started."""
         return bool(self._running)
 
     @property
     def are_up(self) -> bool:
         """Whether the webserver listens, or has done so."""
-        if not self._were_up:
+        if not self._are_up and WEBSERVER in self._running:
             with socket.socket() as probe:
-                self._were_up = probe.connect_ex((self._host, self._port)) == 0
-        return self._were_up
+                self._are_up = probe.connect_ex((self._host, self._port)) == 0
+        return self._are_up
 
     def start(self) -> None:
-        """Starts them on the locations that were written down."""
+        """Starts the webserver on the workspace that was written; the daemon follows."""
         self._start(WEBSERVER)
-        self._start(DAEMON)
 
     def _start(self, name: str) -> None:
         if name == WEBSERVER:
@@ -75,62 +71,53 @@ class DagsterServices:
             own += ["--path-prefix", self._path_prefix]
         else:
             own = ["dagster-daemon", "run"]
-        command = [*own, "--log-level", "warning", "--workspace", str(self._workspace)]
-        self._running[name] = Service(name, self._forkserver, command, env=self._env)
-        if name == DAEMON:
-            self._daemon_knows = self.published
+        levels = [f"--{whose}log-level=warning" for whose in ("", "code-server-")]
+        command = [*own, *levels, "--workspace", str(self._workspace)]
+        self._running[name] = Service(
+            name,
+            lambda output: self._forkserver.start(
+                command, env=self._env, output=output, prepare=self._prepare
+            ),
+            self._env,
+            self._selector,
+        )
+        self._ended.discard(name)
 
-    def keep(self) -> bool:
+    def watch(self) -> bool:
         """Starts again what has ended; False where it ended before it was up for the first time."""
+        if self.are_up and DAEMON not in self._running:
+            self._try_to_start(DAEMON)
         for name, service in list(self._running.items()):
             if (status := service.process.poll()) is None:
                 continue
-            if not service.has_ended:
-                service.has_ended = True
-                service.show_output()
+            is_wanted = name == DAEMON and self._is_restarting
+            if name not in self._ended and not is_wanted:
+                service.drain()
                 print(f"The {name} {ending(status)}.", flush=True)
-            if not self._were_up:
+            self._ended.add(name)
+            if not self.are_up:
                 return False
-            if service.age > RESTART_SECONDS:
-                try:
-                    self._start(name)
-                except OSError as error:
-                    service.started = time.monotonic()
-                    print(f"No process for the {name}: {error.strerror}.", flush=True)
+            if is_wanted or service.age > RESTART_SECONDS:
+                self._is_restarting = False
+                self._try_to_start(name)
         return True
 
-    def write_workspace(self, servers: Mapping[str, CodeServer]) -> None:
-        """Writes down which locations there are, for both to read when they are told to."""
-        entries = [
-            {"grpc_server": {"location_name": name, "socket": str(server.socket)}}
-            for name, server in servers.items()
-        ]
-        new = self._workspace.with_suffix(".new")
-        new.write_text(yaml.safe_dump({"load_from": entries}))
-        new.replace(self._workspace)
-        self.published = list(servers)
-
-    def reload_workspace(self) -> None:
-        """Has the webserver read the workspace file again; ends this process where it does not."""
+    def _try_to_start(self, name: str) -> None:
         try:
-            query(self.url, "mutation { reloadWorkspace { __typename } }")
-        except OrchestrationError as error:
-            sys.exit(f"The webserver has not taken over the locations: {error.__cause__ or error}")
+            self._start(name)
+        except OSError as error:
+            if name in self._running:
+                self._running[name].started = time.monotonic()
+            print(f"No process for the {name}: {error.strerror}.", flush=True)
 
-    @property
-    def daemon_is_behind(self) -> bool:
-        """Whether the daemon was started on other locations than those that were written down."""
-        return self._daemon_knows != self.published
+    def write_workspace(self, entries: Sequence[Mapping[str, object]]) -> None:
+        """Writes down which locations there are, for both to read."""
+        new = self._workspace.with_suffix(".new")
+        new.write_text(yaml.safe_dump({"load_from": list(entries)}))
+        new.replace(self._workspace)
 
-    def end_daemon(self) -> None:
-        """Tells the daemon to end."""
-        self._running[DAEMON].process.terminate()
-
-    @property
-    def daemon_has_ended(self) -> bool:
-        """Whether it has."""
-        return self._running[DAEMON].process.poll() is not None
-
-    def start_daemon(self) -> None:
-        """Starts it again."""
-        self._start(DAEMON)
+    def restart_daemon(self) -> None:
+        """Has the daemon read the workspace again."""
+        if DAEMON in self._running:
+            self._is_restarting = True
+            self._running[DAEMON].process.terminate()

@@ -80,9 +80,21 @@ class Forkserver:
             reason = f"{type(error).__name__}: {error}"
             print(f"warning: starting stock servers, which is slow: {reason}", flush=True)
             return False
+        self._own_modules = [n for n in sys.modules if n.partition(".")[0] == "orchestration"]
+        self._imported_files = self.own_files
         gc.collect()
         gc.freeze()
         return True
+
+    @property
+    def stale_modules(self) -> Sequence[str]:
+        """This project's modules, where one of their files is not any more what was imported."""
+        return self._own_modules if self.own_files != self._imported_files else ()
+
+    @property
+    def own_files(self) -> tuple[tuple[str, int, int], ...]:
+        """What this project's modules look like on disk."""
+        return _files_of(self._own_modules)
 
     def start(
         self,
@@ -90,15 +102,17 @@ class Forkserver:
         *,
         env: Mapping[str, str],
         output: int,
-        on_reload: Callable[[], bool] | None = None,
+        prepare: Callable[[], None] = lambda: None,
         is_expendable: bool = False,
+        has_session: bool = False,
     ) -> Process:
         """Starts one of Dagster's commands, its output going to the file descriptor `output`.
 
-        `command` begins with the name of a console script, such as `dagster`. `on_reload` is
-        called in a forked code server when the UI reloads it, and says whether another server has
-        taken its place. One that `is_expendable`, and all that it starts, is given up first when
-        the machine runs out of memory.
+        `command` begins with the name of a console script, such as `dagster`. `prepare` is called
+        in a fork before it. A process that `is_expendable`, and all that it starts, is given up
+        first when the machine runs out of memory; one that `has_session` has one of its own.
+
+        Raises OSError where the system refuses a process.
         """
         if not self.warm:
             script = Path(sys.executable).with_name(command[0])
@@ -108,18 +122,20 @@ class Forkserver:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
+                start_new_session=has_session,
             )
             if is_expendable:
                 _give_up_first(process)
             return process
         script = self._scripts[command[0]]
-        # Found here: to look at all names in a fork is to copy the 4 MB that they are spread over.
-        own = [name for name in sys.modules if name.partition(".")[0] == "orchestration"]
+        stale = self.stale_modules
+
+        def work() -> None:
+            prepare()
+            _console_script(script, command, stale)
+
         return self.call(
-            lambda: _console_script(script, command, own, on_reload),
-            env=env,
-            output=output,
-            is_expendable=is_expendable,
+            work, env=env, output=output, is_expendable=is_expendable, has_session=has_session
         )
 
     def call(
@@ -129,12 +145,13 @@ class Forkserver:
         env: Mapping[str, str],
         output: int,
         is_expendable: bool = False,
+        has_session: bool = False,
     ) -> Process:
-        """Runs a function in a fork. Raises OSError where the system refuses a process."""
+        """Runs a function in a fork; otherwise as `start`."""
         sys.stdout.flush()
         sys.stderr.flush()
         process = multiprocessing.get_context("fork").Process(
-            target=_in_fork, args=(work, env, output)
+            target=_in_fork, args=(work, env, output, has_session)
         )
         # A signal that came before the fork has handlers of its own would be lost on it.
         signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
@@ -154,6 +171,16 @@ class Forkserver:
         return forked
 
 
+def _files_of(modules: Sequence[str]) -> tuple[tuple[str, int, int], ...]:
+    found = []
+    for name in modules:
+        path = getattr(sys.modules.get(name), "__file__", None)
+        with suppress(OSError):
+            status = os.stat(path or os.devnull)
+            found.append((name, status.st_mtime_ns, status.st_ctime_ns))
+    return tuple(found)
+
+
 def _give_up_first(process: Process) -> None:
     # Not everywhere, and the process may have ended.
     with suppress(OSError):
@@ -170,7 +197,11 @@ def _open_files() -> set[int]:
     return found
 
 
-def _in_fork(work: Callable[[], None], env: Mapping[str, str], output: int) -> None:
+def _in_fork(
+    work: Callable[[], None], env: Mapping[str, str], output: int, has_session: bool
+) -> None:
+    if has_session:
+        os.setsid()
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
@@ -187,17 +218,20 @@ def _in_fork(work: Callable[[], None], env: Mapping[str, str], output: int) -> N
 
 
 def _console_script(
-    script: Callable[[], None],
-    command: Sequence[str],
-    own_modules: Sequence[str],
-    on_reload: Callable[[], bool] | None,
+    script: Callable[[], None], command: Sequence[str], stale_modules: Sequence[str]
 ) -> None:
-    if on_reload:
-        from orchestration.server import dagster_internals
-
-        dagster_internals.replace_reload(on_reload)
-    # This project's modules are small, and a reload must find them as they are on disk.
-    for name in own_modules:
+    # What has changed on disk since has to be found as it is.
+    for name in stale_modules:
         sys.modules.pop(name, None)
     sys.argv = list(command)
     script()
+
+
+def ending(status: int) -> str:
+    """How a process ended, in words; the status is negative for a signal."""
+    if status >= 0:
+        return f"ended with exit code {status}"
+    try:
+        return f"was ended by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"was ended by signal {-status}"

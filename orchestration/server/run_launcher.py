@@ -43,7 +43,7 @@ class ForkedRunLauncher(DefaultRunLauncher):
         if command is None or not control.is_served():
             super().launch_run(context)
             return
-        answer = control.request({"do": "run", "run_id": run.run_id, "command": command})
+        answer = control.request(control.Run(run.run_id, command))
         tags = {WORKER_TAG: process_identity(answer["pid"])}
         self._instance.add_run_tags(run.run_id, tags)
 

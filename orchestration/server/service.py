@@ -1,12 +1,14 @@
 """A process of Dagster's that `up` keeps: its log with its name before each line, and its end."""
 
 import os
+import selectors
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 from orchestration.lifecycle.redaction import Redactor
-from orchestration.server.forkserver import Forkserver, Process
+from orchestration.server.forkserver import Process
 from orchestration.server.tail import Tail
 
 MAX_LINE = 65_536
@@ -18,38 +20,32 @@ class Service:
     def __init__(
         self,
         name: str,
-        forkserver: Forkserver,
-        command: Sequence[str],
-        *,
+        start: Callable[[int], Process],
         env: Mapping[str, str],
-        on_reload: Callable[[], bool] | None = None,
-        is_expendable: bool = False,
+        selector: selectors.BaseSelector,
     ) -> None:
+        """Has `start` start it, its output going to the file descriptor that this is given.
+
+        `env` is its environment, whose secrets are not shown; `selector` tells when there is
+        output. Raises OSError where the system refuses a process.
+        """
         self.name = name
         self.started = time.monotonic()
-        self.output, write_end = os.pipe()
-        os.set_blocking(self.output, False)
+        self._output, write_end = os.pipe()
+        os.set_blocking(self._output, False)
         try:
-            self.process: Process = forkserver.start(
-                command,
-                env=env,
-                output=write_end,
-                on_reload=on_reload,
-                is_expendable=is_expendable,
-            )
+            self.process = start(write_end)
         except OSError:
-            os.close(self.output)
+            os.close(self._output)
             raise
         finally:
             os.close(write_end)
-        self.has_ended = False
-        """Whether its end has been told."""
-        self.is_shown = False
-        """Whether somebody calls `show_output` whenever there is some."""
-        self._is_closed = False
         self._pending = b""
         self._tail = Tail()
-        self._redact = Redactor(env)
+        self._redact = _redactor(tuple(env.items()))
+        self._selector = selector
+        self._is_closed = False
+        selector.register(self._output, selectors.EVENT_READ, self._show)
 
     @property
     def tail(self) -> str:
@@ -61,14 +57,19 @@ class Service:
         """Seconds since it was started."""
         return time.monotonic() - self.started
 
-    def show_output(self) -> bool:
-        """Shows what it has written since; False once nothing more can come."""
+    def drain(self) -> None:
+        """Shows all that it has written by now."""
+        while self._show():
+            pass
+
+    def _show(self) -> bool:
+        """Shows a part of what it has written; False where there is nothing at the moment."""
         if self._is_closed:
             return False
         try:
-            chunk = os.read(self.output, 65_536)
+            chunk = os.read(self._output, 65_536)
         except BlockingIOError:
-            return True
+            return False
         *lines, self._pending = (self._pending + chunk).split(b"\n")
         if self._pending and (not chunk or len(self._pending) > MAX_LINE):
             lines, self._pending = [*lines, self._pending], b""
@@ -76,9 +77,14 @@ class Service:
         for text in texts:
             self._tail.add(text)
         sys.stdout.write("".join(f"[{self.name}] {text}\n" for text in texts))
+        if not chunk:
+            self._is_closed = True
+            self._selector.unregister(self._output)
+            os.close(self._output)
         return bool(chunk)
 
-    def close(self) -> None:
-        """Lets go of its output."""
-        self._is_closed = True
-        os.close(self.output)
+
+@lru_cache(maxsize=8)
+def _redactor(env: tuple[tuple[str, str], ...]) -> Redactor:
+    # Hundreds of processes have one environment.
+    return Redactor(dict(env))

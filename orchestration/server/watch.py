@@ -1,6 +1,7 @@
 """Notices that files of the checkout or of the project have changed."""
 
 import os
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +16,8 @@ from orchestration.catalog.names import INGEST
 from orchestration.catalog.products import Product
 from orchestration.generator.render import LOCATIONS, WORKSPACE
 
-Fingerprint = frozenset[tuple[str, int, int]]
+Fingerprint = frozenset[tuple[str, int, int, int]]
+SETTLED_NS = 1_000_000_000
 
 
 class Watch:
@@ -28,33 +30,40 @@ class Watch:
     def __init__(self, root: Path, project: Path = PROJECT_ROOT) -> None:
         self._root, self._project = root, project
         self._seen: dict[str, Fingerprint] = {}
+        self._listings: dict[Path, tuple[int, list[Path]]] = {}
         self._templates = self._template_ids()
 
     def products_changed(self) -> bool:
         """Whether products.yml or a template of the generated modules has changed."""
-        files = [self._root / PRODUCTS_FILE, *(self._project / "templates").glob("*.jinja")]
-        return self._has_changed("products", files)
+        files = [self._root / PRODUCTS_FILE, *self._listed(self._project / "templates", ".jinja")]
+        return self._has_changed("products", _fingerprint(files))
 
     def workspace_changed(self) -> bool:
         """Whether workspace.yaml has changed."""
-        return self._has_changed("workspace", [self._project / WORKSPACE])
+        return self._has_changed("workspace", _fingerprint([self._project / WORKSPACE]))
 
     def changed_locations(self, products: Sequence[Product]) -> set[str]:
         """The locations that would load differently now."""
-        modules = self._project / LOCATIONS
-        files: dict[str, Iterable[Path]] = {
-            INGEST: [modules / f"{INGEST}.py", *templates_folder(self._root).glob("*.yml")]
+        changed = {
+            name
+            for name in (INGEST, *(product.slug for product in products))
+            if self._has_changed(name, self.state_of(name, products))
         }
-        for product in products:
-            folder = product_folder(self._root, product.folder)
-            own = [path for kind in ("*.yml", "*.py") for path in folder.glob(kind)]
-            files[product.slug] = [
-                modules / f"{product.slug}.py",
-                folder / product.recipe,
-                *(own if (folder / "definitions.py") in own else folder.glob("*.yml")),
-            ]
-        changed = {name for name, paths in files.items() if self._has_changed(name, paths)}
         return changed | self._with_other_sources(products)
+
+    def state_of(self, name: str, products: Sequence[Product]) -> Fingerprint:
+        """What the files look like that a location is loaded from."""
+        files = [self._project / LOCATIONS / f"{name}.py"]
+        if name == INGEST:
+            files += self._listed(templates_folder(self._root), ".yml")
+        for product in products:
+            if product.slug == name:
+                folder = product_folder(self._root, product.folder)
+                own = self._listed(folder, ".yml", ".py")
+                has_own = folder / "definitions.py" in own
+                files += [file for file in own if has_own or file.suffix == ".yml"]
+                files.append(folder / product.recipe)
+        return _fingerprint(files)
 
     def _with_other_sources(self, products: Sequence[Product]) -> set[str]:
         """The products whose recipes seem to name an ingest template that has come or gone.
@@ -66,7 +75,7 @@ class Watch:
             return set()
         found = set()
         for product in products:
-            for recipe in product_folder(self._root, product.folder).glob("*.yml"):
+            for recipe in self._listed(product_folder(self._root, product.folder), ".yml"):
                 with suppress(OSError):
                     text = recipe.read_text(encoding="utf-8", errors="replace")
                     if any(name in text for name in names):
@@ -74,10 +83,23 @@ class Watch:
         return found
 
     def _template_ids(self) -> set[str]:
-        return {path.stem for path in templates_folder(self._root).glob("*.yml")}
+        return {path.stem for path in self._listed(templates_folder(self._root), ".yml")}
 
-    def _has_changed(self, name: str, files: Iterable[Path]) -> bool:
-        now = _fingerprint(files)
+    def _listed(self, folder: Path, *suffixes: str) -> list[Path]:
+        """The folder's files of those kinds; it is listed again only where it has changed."""
+        try:
+            changed = os.stat(folder).st_mtime_ns
+            known = self._listings.get(folder)
+            if known is None or known[0] != changed:
+                known = (changed, [folder / name for name in sorted(os.listdir(folder))])
+                # What happens within one tick of the clock leaves the same time.
+                if time.time_ns() - changed > SETTLED_NS:
+                    self._listings[folder] = known
+        except OSError:
+            return []
+        return [path for path in known[1] if path.suffix in suffixes]
+
+    def _has_changed(self, name: str, now: Fingerprint) -> bool:
         before = self._seen.get(name)
         self._seen[name] = now
         return before is not None and before != now
@@ -90,5 +112,6 @@ def _fingerprint(files: Iterable[Path]) -> Fingerprint:
             status = os.stat(path)
         except OSError:
             continue
-        found.add((str(path), status.st_mtime_ns, status.st_size))
+        # The time of change is nobody's to set: an older file that is put back differs.
+        found.add((str(path), status.st_mtime_ns, status.st_ctime_ns, status.st_size))
     return frozenset(found)

@@ -26,7 +26,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def test_a_team_can_serve_only_what_it_names_and_what_it_owns(server: Server) -> None:
-    assert set(server.locations()) == set(server.server_pids()) == set(LOCATIONS)
+    assert set(server.locations()) == set(server.loads()) == set(LOCATIONS)
 
 
 def test_it_lists_each_location_with_the_last_run_of_each_stage(server: Server) -> None:
@@ -75,7 +75,7 @@ def test_a_proxy_is_not_asked_for_this_machines_server(
     [
         ("raise ValueError('no such borough\\nnor any other')", "ValueError: no such borough"),
         ("x = (\n", "SyntaxError: '(' was never closed"),
-        ("import os; os._exit(3)", "Its server ended with exit code 3 while loading"),
+        ("import os; os._exit(3)", "Its process ended with exit code 3 while loading"),
     ],
 )
 def test_it_names_what_is_broken_with_the_errors_first_line(

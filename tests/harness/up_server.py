@@ -44,6 +44,14 @@ mutation Launch($parameters: ExecutionParams!) {
   }
 }
 """
+PLAN_QUERY = """
+query Plan($pipeline: PipelineSelector!) {
+  executionPlanOrError(pipeline: $pipeline, mode: "default") {
+    __typename
+    ... on ExecutionPlan { steps { key } }
+  }
+}
+"""
 RUN_QUERY = """
 query Run($id: ID!) {
   runOrError(runId: $id) { ... on Run { status tags { key value } } }
@@ -252,21 +260,45 @@ class Server:
             found[entry["name"]] = "\n".join(messages) or None
         return found
 
-    def server_pids(self) -> dict[str, int]:
-        """The process that answers for each location now, where there is one."""
+    def loads(self) -> dict[str, int]:
+        """When each location was last loaded, in nanoseconds."""
+        return {
+            name: path.with_suffix(".answers").stat().st_mtime_ns
+            for name, path in self._sockets().items()
+            if path.with_suffix(".answers").exists()
+        }
+
+    def awake(self) -> dict[str, int]:
+        """The code server of each location that has one now."""
+        found = {}
+        for name, path in self._sockets().items():
+            for own in path.parent.glob(f"{path.stem}.*.sock"):
+                with socket.socket(socket.AF_UNIX) as connection:
+                    connection.settimeout(5)
+                    try:
+                        connection.connect(str(own))
+                    except (ConnectionRefusedError, FileNotFoundError):
+                        continue
+                    peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+                found[name] = struct.unpack("3i", peer)[0]
+        return found
+
+    def _sockets(self) -> dict[str, Path]:
         [file] = self._temporary.glob("orchestration-*/workspace.yaml")
         entries = yaml.safe_load(file.read_text(encoding="utf-8"))["load_from"]
-        found = {}
-        for entry in entries:
-            with socket.socket(socket.AF_UNIX) as connection:
-                connection.settimeout(5)
-                try:
-                    connection.connect(entry["grpc_server"]["socket"])
-                except (ConnectionRefusedError, FileNotFoundError):
-                    continue
-                peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-            found[entry["grpc_server"]["location_name"]] = struct.unpack("3i", peer)[0]
-        return found
+        servers = [entry["grpc_server"] for entry in entries]
+        return {server["location_name"]: Path(server["socket"]) for server in servers}
+
+    def wake(self, location: str) -> int:
+        """Asks what only the location's own code knows; gives its code server's process."""
+        pipeline = {
+            **selector(location),
+            "pipelineName": "__ASSET_JOB",
+            "assetSelection": [{"path": [location, "plan"]}],
+        }
+        plan = self.query(PLAN_QUERY, pipeline=pipeline)["executionPlanOrError"]
+        assert plan == {"__typename": "ExecutionPlan", "steps": [{"key": f"{location}__plan"}]}
+        return self.awake()[location]
 
     def launch(
         self,

@@ -285,7 +285,7 @@ def test_a_result_stays_whole_whatever_of_a_running_up_is_killed_while_it_is_mad
         second = build(server)
         with Reader(result, read_build) as reader:
             run = begin_to_build(server)
-            os.kill(server.server_pids()["libraries"], signal.SIGKILL)
+            os.kill(server.wake("libraries"), signal.SIGKILL)
             # The run's process is none of the server's: it goes on.
             pause.unlink()
             server.wait_for_run(run)

@@ -3,24 +3,27 @@
 import ast
 import importlib
 import inspect
+import pickle
+import queue
 import re
 import subprocess
 import sys
-import threading
 from importlib.metadata import entry_points
 from pathlib import Path
-from types import SimpleNamespace
+from types import MethodType, SimpleNamespace
 from typing import Any
 
 import pytest
-from dagster import DagsterInstance, DagsterRun, DefaultRunLauncher
+from dagster import DagsterInstance, DagsterRun, DefaultRunLauncher, deserialize_value
+from dagster_shared.error import SerializableErrorInfo
 
 from orchestration.catalog.checkout import PROJECT_ROOT
 from orchestration.cli import local_runs
 from orchestration.server import dagster_internals
-from orchestration.server.dagster_internals import PRELOADED, TERMINATION_EVENT
+from orchestration.server.dagster_internals import PRELOADED
 from orchestration.server.forkserver import SCRIPTS, Forkserver
 from orchestration.server.supervisor import any_location
+from tests.harness.processes import wait_until
 from tests.harness.up_server import copy_project, pretend_done, serving
 
 # What a fork takes over: whether it can be warm, and the threads, of which a fork has only one.
@@ -29,6 +32,24 @@ import os
 from orchestration.server.forkserver import Forkserver
 from orchestration.server.supervisor import any_location
 print(Forkserver(True, any_location).warm, len(os.listdir("/proc/self/task")))
+"""
+ANSWERS = """
+import pickle, sys
+from orchestration.server.dagster_internals import answers_of
+answers = answers_of(name="some", module="some_location", folder=sys.argv[1])
+open(sys.argv[1] + "/answers", "wb").write(pickle.dumps(answers))
+"""
+LOCATION = """
+import dagster as dg
+
+@dg.asset(kinds={"python"})
+def some() -> None: ...
+
+defs = dg.Definitions(
+    assets=[some],
+    jobs=[dg.define_asset_job("some_job", [some])],
+    schedules=[dg.ScheduleDefinition(name="every_day", target=[some], cron_schedule="0 6 * * *")],
+)
 """
 
 
@@ -56,32 +77,154 @@ def test_the_process_that_forks_has_one_thread() -> None:
     assert result.stdout == "True 1\n", result.stderr
 
 
-@pytest.fixture
-def api_server(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Dagster's servicer of a code server; what a test does to the class is undone."""
-    from dagster._grpc.server import DagsterApiServer
+def load_answers(tmp_path: Path, text: str) -> tuple[dict[str, bytes], str | None]:
+    """What a code server would answer for a module of this text."""
+    (tmp_path / "some_location.py").write_text(text)
+    subprocess.run(
+        [sys.executable, "-c", ANSWERS, str(tmp_path)], capture_output=True, timeout=60, check=True
+    )
+    pickled = (tmp_path / "answers").read_bytes()
+    answers: tuple[dict[str, bytes], str | None] = pickle.loads(pickled)
+    return answers
 
-    monkeypatch.setattr(DagsterApiServer, "ReloadCode", DagsterApiServer.ReloadCode)
-    return DagsterApiServer
+
+def test_answers_are_byte_by_byte_those_of_a_stock_code_server(tmp_path: Path) -> None:
+    from dagster._api.list_repositories import sync_list_repositories_grpc
+    from dagster._grpc.__generated__ import dagster_api_pb2
+    from dagster._grpc.client import DagsterGrpcClient
+
+    answers, problem = load_answers(tmp_path, LOCATION)
+    assert problem is None
+    path = tmp_path / "some.sock"
+    stock = subprocess.Popen(
+        [
+            *(Path(sys.executable).with_name("dagster"), "api", "grpc", "--socket", path),
+            *("--module-name", "some_location", "--working-directory", tmp_path),
+            *("--location-name", "some"),
+        ]
+    )
+    try:
+        assert wait_until(path.exists)
+        client = DagsterGrpcClient(socket=str(path))
+        [symbol] = sync_list_repositories_grpc(client).repository_symbols
+        request = dagster_api_pb2.ExternalRepositoryRequest.FromString(
+            dagster_internals.repository_request("some", "socket", symbol.repository_name)
+        )
+        assert request.defer_snapshots
+        request.defer_snapshots = False
+        asked = {
+            "ListRepositories": dagster_api_pb2.ListRepositoriesRequest(),
+            "GetCurrentImage": dagster_api_pb2.Empty(),
+            f"ExternalRepository/{symbol.repository_name}": request,
+        }
+        assert answers.keys() == asked.keys()
+        for name, message in asked.items():
+            reply = client._get_response(name.partition("/")[0], message)
+            assert answers[name] == reply.SerializeToString()
+    finally:
+        stock.kill()
+        stock.wait()
 
 
-def test_a_code_servers_reload_can_be_replaced(api_server: Any) -> None:
+def test_a_broken_location_is_answered_with_dagsters_own_error(tmp_path: Path) -> None:
     from dagster._grpc.__generated__ import dagster_api_pb2
 
-    own = inspect.signature(api_server.ReloadCode)
-    replaced = iter([False, True])
-    dagster_internals.replace_reload(lambda: next(replaced))
-    assert len(inspect.signature(api_server.ReloadCode).parameters) == len(own.parameters)
-    told_to_stop = threading.Event()
-    server = SimpleNamespace(**{TERMINATION_EVENT: told_to_stop})
-    for is_replaced in (False, True):
-        answer = api_server.ReloadCode(server, dagster_api_pb2.ReloadCodeRequest(), None)
-        assert isinstance(answer, dagster_api_pb2.ReloadCodeReply)
-        assert told_to_stop.is_set() == is_replaced
+    answers, problem = load_answers(tmp_path, "raise ValueError('no such borough')")
+    assert problem and "ValueError: no such borough" in problem
+    told = dagster_internals.broken_answers("It hangs.")
+    for replies, text in ((answers, "no such borough"), (told, "It hangs.")):
+        reply = dagster_api_pb2.ListRepositoriesReply.FromString(replies["ListRepositories"])
+        error = deserialize_value(
+            reply.serialized_list_repositories_response_or_error, SerializableErrorInfo
+        )
+        assert text in error.to_string()
 
 
-def test_a_code_server_can_be_told_to_stop(api_server: Any) -> None:
-    assert f"self.{TERMINATION_EVENT} = " in inspect.getsource(api_server.__init__)
+def test_what_a_client_asks_about_a_repository_is_known_byte_by_byte(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from dagster._core.remote_origin import RemoteRepositoryOrigin
+    from dagster._core.workspace.load import location_origins_from_config
+    from dagster._grpc.client import DagsterGrpcClient
+
+    asked = []
+
+    def get_response(_: object, method: str, request: Any, timeout: int = 0) -> Any:
+        asked.append((method, request.SerializeToString()))
+        return SimpleNamespace(serialized_external_repository_data="")
+
+    monkeypatch.setattr(DagsterGrpcClient, "_get_response", get_response)
+    entry = {"grpc_server": {"location_name": "some location", "socket": "/tmp/some.sock"}}
+    [origin] = location_origins_from_config({"load_from": [entry]}, ".").values()
+    client: Any = origin
+    client.create_client().external_repository(
+        RemoteRepositoryOrigin(origin, "__repository__"), defer_snapshots=True
+    )
+    request = dagster_internals.repository_request(
+        "some location", "/tmp/some.sock", "__repository__"
+    )
+    assert asked == [("ExternalRepository", request)]
+
+
+def test_small_answers_are_dagsters() -> None:
+    from dagster._grpc.__generated__ import dagster_api_pb2
+
+    reply = dagster_api_pb2.GetServerIdReply.FromString(dagster_internals.server_id_answer("some"))
+    assert reply.server_id == "some"
+    assert (
+        dagster_internals.reload_answer() == dagster_api_pb2.ReloadCodeReply().SerializeToString()
+    )
+    dagster_api_pb2.PingRequest.FromString(b"")
+    [service] = dagster_api_pb2.DESCRIPTOR.services_by_name.values()
+    assert f"/{service.full_name}/Ping" == dagster_internals.PING
+    names = {method.name for method in service.methods}
+    assert names >= {
+        dagster_internals.LIST_REPOSITORIES,
+        dagster_internals.EXTERNAL_REPOSITORY,
+        dagster_internals.GET_CURRENT_IMAGE,
+        dagster_internals.GET_SERVER_ID,
+        dagster_internals.RELOAD_CODE,
+    }
+    assert "ExternalSensorExecution" in dagster_internals.streamed_methods()
+    assert "SyncExternalSensorExecution" not in dagster_internals.streamed_methods()
+
+
+def test_watching_is_where_it_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dagster._core.workspace.context import WorkspaceProcessContext
+    from dagster._daemon import controller
+    from dagster._grpc import server_watcher
+
+    own = inspect.signature(server_watcher.create_grpc_watch_thread)
+    assert {"location_name", "client", "refresh_code_location", "on_updated"} <= set(own.parameters)
+    starting = inspect.getsource(WorkspaceProcessContext._start_watch_thread)
+    assert "from dagster._grpc.server_watcher import create_grpc_watch_thread" in starting
+    assert "refresh_code_location=self.refresh_code_location" in starting
+    assert "RELOAD_WORKSPACE_INTERVAL" in inspect.getsource(
+        controller.DagsterDaemonController.check_workspace_freshness
+    )
+    monkeypatch.setattr(server_watcher, "create_grpc_watch_thread", None)
+    monkeypatch.setattr(controller, "RELOAD_WORKSPACE_INTERVAL", 60)
+    watched: queue.Queue[Any] = queue.Queue()
+    dagster_internals.replace_watching(watched.put)
+    context = SimpleNamespace(get_current_workspace=lambda: None)
+    create: Any = server_watcher.create_grpc_watch_thread
+    for name in ("one", "other"):
+        event, thread = create(
+            name,
+            None,
+            get_location_entry=None,
+            refresh_code_location=MethodType(lambda self, name: None, context),
+            on_disconnect=None,
+            on_reconnected=None,
+            on_updated=None,
+            on_error=None,
+        )
+        thread.start()
+        event.set()
+        thread.join()
+    # One thread for all of a process's locations.
+    assert isinstance(watched.get(timeout=10), dagster_internals.Workspace)
+    assert watched.empty()
 
 
 def test_a_run_can_be_executed_by_a_command(tmp_path: Path) -> None:
@@ -139,13 +282,14 @@ def test_without_a_name_servers_start_as_dagster_starts_them(
     )
 
 
-def test_without_reload_servers_start_as_dagster_starts_them(
-    api_server: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_without_watching_servers_start_as_dagster_starts_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delattr(api_server, "ReloadCode")
-    monkeypatch.delattr(api_server.__mro__[1], "ReloadCode")
+    from dagster._grpc import server_watcher
+
+    monkeypatch.delattr(server_watcher, "create_grpc_watch_thread")
     assert not Forkserver(True, any_location).warm
-    assert "DagsterApiServer has no ReloadCode" in capsys.readouterr().out
+    assert "server_watcher has no create_grpc_watch_thread" in capsys.readouterr().out
 
 
 def test_where_the_rehearsal_has_changed_servers_start_as_dagster_starts_them(

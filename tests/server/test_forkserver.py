@@ -2,14 +2,15 @@
 
 import errno
 import os
-import subprocess
-import tempfile
+import selectors
 from pathlib import Path
 
 import pytest
 
-from orchestration.server.code_server import CodeServer
+from orchestration.server.code_location import CodeLocation
+from orchestration.server.control import Served
 from orchestration.server.forkserver import Forkserver
+from orchestration.server.states import LocationState
 from orchestration.server.supervisor import any_location
 from tests.harness.processes import wait_until
 
@@ -27,30 +28,32 @@ def test_a_process_that_is_refused_leaves_nothing_open(monkeypatch: pytest.Monke
     assert os.listdir("/dev/fd") == before
 
 
-def test_a_location_whose_server_is_refused_is_served_as_soon_as_there_is_room(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_location_that_is_refused_a_process_is_loaded_as_soon_as_there_is_room(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    # Short, since the name of a Unix socket is.
-    with tempfile.TemporaryDirectory(prefix="refused-") as folder:
-        forkserver = Forkserver(False, any_location)
-        server = CodeServer("libraries", Path(folder), forkserver, os.environ)
+    served: list[Served] = []
+    location = CodeLocation(
+        "libraries",
+        path=tmp_path / "1",
+        forkserver=Forkserver(True, any_location),
+        selector=selectors.DefaultSelector(),
+        env=os.environ,
+        files_state=lambda: None,
+        publish=served.append,
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fork", refuse)
+        location.start_loading()
+    said = f"[libraries] it cannot be loaded yet: {os.strerror(errno.EAGAIN)}\n"
+    assert capsys.readouterr().out == said
+    assert not location.is_waiting
+    assert wait_until(lambda: location.is_waiting)
+    location.start_loading()
 
-        def is_settled() -> bool:
-            server.attend()
-            return server.is_settled
+    def is_served() -> bool:
+        location.watch()
+        return bool(served)
 
-        with monkeypatch.context() as patch:
-            patch.setattr(subprocess, "Popen", refuse)
-            server.load()
-        said = f"[libraries] its server cannot be started: {os.strerror(errno.EAGAIN)}\n"
-        assert capsys.readouterr().out == said
-        assert not is_settled()
-        assert wait_until(is_settled, 60)
-        assert server.problem is None
-
-        def has_ended() -> bool:
-            server.attend()
-            return not server.services
-
-        server.end()
-        assert wait_until(has_ended, 60)
+    assert wait_until(is_served, 60)
+    assert location.state is LocationState.ASLEEP
+    assert location.problem is None

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 import pytest
 
 from orchestration.instance.workers import LAUNCHER_TAG, pid_of
-from orchestration.server.code_server import LOAD_SECONDS
+from orchestration.server.code_location import LOAD_SECONDS
 from tests.harness.up_server import (
     Server,
     copy_project,
     pretend_done,
-    selector,
     started,
     write_products,
 )
@@ -55,14 +54,6 @@ FAULTS = {
     ),
 }
 REPAIRED = "import dagster as dg\ndefs = dg.Definitions(assets=[dg.AssetSpec('{asset}')])\n"
-PLAN_QUERY = """
-query Plan($pipeline: PipelineSelector!) {
-  executionPlanOrError(pipeline: $pipeline, mode: "default") {
-    __typename
-    ... on ExecutionPlan { steps { key } }
-  }
-}
-"""
 
 
 @dataclass(frozen=True)
@@ -118,15 +109,9 @@ def write_definitions(server: Server, product: str, text: str) -> None:
 
 
 def assert_answers_at_once(server: Server, location: str) -> None:
-    """Asks something that only the location's own server knows."""
-    pipeline = {
-        **selector(location),
-        "pipelineName": "__ASSET_JOB",
-        "assetSelection": [{"path": [location, "plan"]}],
-    }
+    """Asks something that only the location's own code knows."""
     start = time.monotonic()
-    plan = server.query(PLAN_QUERY, pipeline=pipeline)["executionPlanOrError"]
-    assert plan == {"__typename": "ExecutionPlan", "steps": [{"key": f"{location}__plan"}]}
+    server.wake(location)
     assert time.monotonic() - start < 2
 
 
@@ -159,7 +144,7 @@ def test_a_fault_stays_in_its_location_and_is_gone_with_its_repair(
 ) -> None:
     server = scene.server
     text, reasons = FAULTS[fault]
-    before = server.server_pids()
+    before = server.loads()
 
     write_definitions(server, "faulty", text)
     server.wait_for_error("faulty", *reasons)
@@ -173,7 +158,7 @@ def test_a_fault_stays_in_its_location_and_is_gone_with_its_repair(
     write_definitions(server, "faulty", REPAIRED.format(asset=repaired))
     server.wait_for(lambda: server.locations()["faulty"] is None and server.asset(repaired))
     assert_answers_at_once(server, "faulty")
-    after = server.server_pids()
+    after = server.loads()
     assert {name: after[name] for name in ("alone", "ingest")} == {
         name: before[name] for name in ("alone", "ingest")
     }
@@ -195,12 +180,12 @@ def test_an_endless_loop_is_reported_and_is_gone_with_its_repair(scene: Scene) -
 
 def test_a_webserver_that_is_killed_comes_back_by_itself(scene: Scene) -> None:
     server = scene.server
-    before = server.server_pids()
+    before = server.loads()
     [pid] = re.findall(r"Serving dagster-webserver on .* in process (\d+)", server.output)
     os.kill(int(pid), signal.SIGKILL)
     server.wait_for_output("The webserver was ended by SIGKILL.")
     server.wait_for_locations("ingest", *HEALTHY, *BAD_FROM_THE_START, "late")
-    assert server.server_pids() == before
+    assert server.loads() == before
 
 
 def test_a_daemon_that_is_killed_comes_back_by_itself(scene: Scene) -> None:

@@ -101,7 +101,7 @@ def blind(servers: tuple[Server, Server]) -> Server:
 
 
 def changed(before: dict[str, int], after: dict[str, int]) -> set[str]:
-    """The locations that are served by another process now."""
+    """The locations that have been loaded again since."""
     assert before.keys() == after.keys()
     return {name for name in before if before[name] != after[name]}
 
@@ -115,7 +115,7 @@ def replace(file: Path, old: str, new: str) -> None:
 def test_a_new_product_is_served_and_can_be_run_and_goes_again_when_it_is_removed(
     server: Server,
 ) -> None:
-    before, text = server.server_pids(), server.products.read_text()
+    before, text = server.loads(), server.products.read_text()
     pretend_done(server.project, "new_one", "build")
 
     server.products.write_text(text + NEW_PRODUCT)
@@ -129,19 +129,19 @@ def test_a_new_product_is_served_and_can_be_run_and_goes_again_when_it_is_remove
     # That the run comes to its end says that the daemon knows the location, too.
     run = server.launch("new_one", "package", partition="main")
     server.wait_for_run(run, seconds=PROMISED_SECONDS)
-    with_new = server.server_pids()
+    with_new, process = server.loads(), server.wake("new_one")
     assert {name: with_new[name] for name in before} == before
 
     server.products.write_text(text)
     server.wait_for_locations(*SAMPLE, seconds=PROMISED_SECONDS)
-    server.wait_for(lambda: server.server_pids() == before)
-    assert wait_until(lambda: with_new["new_one"] not in server.processes())
+    server.wait_for(lambda: server.loads() == before)
+    assert wait_until(lambda: process not in server.processes())
 
 
 def test_an_invalid_save_changes_nothing_and_the_next_good_one_is_picked_up(
     server: Server,
 ) -> None:
-    before, text = server.server_pids(), server.products.read_text()
+    before, text = server.loads(), server.products.read_text()
     broken = text.replace("build_command: bash build.sh", "build_comand: bash build.sh")
 
     server.products.write_text(broken + "- id: 311\n  build_command: make\n")
@@ -157,13 +157,11 @@ def test_an_invalid_save_changes_nothing_and_the_next_good_one_is_picked_up(
         )
     )
     assert server.locations() == dict.fromkeys(SAMPLE)
-    assert server.server_pids() == before
+    assert server.loads() == before
 
     server.products.write_text(text.replace("bash build.sh", "bash build.sh && true"))
     server.wait_for_output("Everything can be read again.")
-    server.wait_for(
-        lambda: changed(before, server.server_pids()) == {"park_access"}, PROMISED_SECONDS
-    )
+    server.wait_for(lambda: changed(before, server.loads()) == {"park_access"}, PROMISED_SECONDS)
     module = server.project / "orchestration" / "locations" / "park_access.py"
     assert "bash build.sh && true" in module.read_text()
     server.wait_for_locations(*SAMPLE)
@@ -172,14 +170,14 @@ def test_an_invalid_save_changes_nothing_and_the_next_good_one_is_picked_up(
 def test_generated_files_that_somebody_takes_back_are_made_anew_and_go_on_being_served(
     server: Server,
 ) -> None:
-    before = server.server_pids()
+    before = server.loads()
     workspace = server.project / "workspace.yaml"
     module = server.project / "orchestration" / "locations" / "libraries.py"
     whole = workspace.read_text()
     module.unlink()
     workspace.write_text(whole.partition("load_from")[0] + "load_from: []\n")
     assert wait_until(lambda: module.exists() and workspace.read_text() == whole)
-    server.wait_for(lambda: changed(before, server.server_pids()) == {"libraries"})
+    server.wait_for(lambda: changed(before, server.loads()) == {"libraries"})
     server.wait_for_locations(*SAMPLE)
 
 
@@ -191,7 +189,7 @@ def sources(server: Server, product: str) -> set[str]:
 
 
 def test_saving_a_recipe_reloads_that_location_alone_and_lineage_follows(server: Server) -> None:
-    before = server.server_pids()
+    before = server.loads()
     assert sources(server, "libraries") == {"bpl_libraries", "nypl_libraries", "qpl_libraries"}
     recipe = server.product_folder("libraries") / "recipe.yml"
     replace(recipe, "  - name: qpl_libraries\n", "  - name: dpr_parks\n  - name: new_libraries\n")
@@ -199,17 +197,17 @@ def test_saving_a_recipe_reloads_that_location_alone_and_lineage_follows(server:
         lambda: sources(server, "libraries") == {"bpl_libraries", "nypl_libraries", "dpr_parks"},
         PROMISED_SECONDS,
     )
-    assert changed(before, server.server_pids()) == {"libraries"}
+    assert changed(before, server.loads()) == {"libraries"}
 
     # A template that the recipe names already.
-    before = server.server_pids()
+    before = server.loads()
     templates = server.checkout / "ingest_templates"
     text = (templates / "qpl_libraries.yml").read_text()
     new = templates / "new_libraries.yml"
     new.write_text(text.replace("qpl_libraries", "new_libraries"))
     server.wait_for(lambda: server.asset("ingest", "new_libraries"), PROMISED_SECONDS)
     server.wait_for(lambda: "new_libraries" in sources(server, "libraries"), PROMISED_SECONDS)
-    assert changed(before, server.server_pids()) == {"ingest", "libraries"}
+    assert changed(before, server.loads()) == {"ingest", "libraries"}
 
     new.unlink()
     server.wait_for(lambda: not server.asset("ingest", "new_libraries"), PROMISED_SECONDS)
@@ -232,7 +230,7 @@ def contents(server: Server, location: str) -> dict[str, set[str]]:
 def test_a_teams_own_definitions_are_in_its_products_location_and_in_no_other(
     server: Server,
 ) -> None:
-    before = server.server_pids()
+    before = server.loads()
     without = {name: contents(server, name) for name in SAMPLE}
     file = server.product_folder("capital-projects") / "definitions.py"
     file.write_text(TEAM.format(asset="spending_report", product="capital_projects"))
@@ -243,7 +241,7 @@ def test_a_teams_own_definitions_are_in_its_products_location_and_in_no_other(
     }
     wanted = {kind: without["capital_projects"][kind] | names for kind, names in added.items()}
     server.wait_for(lambda: contents(server, "capital_projects") == wanted, PROMISED_SECONDS)
-    assert changed(before, server.server_pids()) == {"capital_projects"}
+    assert changed(before, server.loads()) == {"capital_projects"}
     # Nor in another that loads later.
     server.reload("libraries")
     assert {name: contents(server, name) for name in SAMPLE} == {
@@ -287,32 +285,32 @@ def test_a_backfill_runs_every_partition(server: Server) -> None:
         server.wait_for_run(run)
 
 
-def test_the_uis_reload_gives_fresh_code_of_that_location_in_a_fresh_process(
+def test_the_uis_reload_gives_fresh_code_of_that_location_and_of_no_other(
     blind: Server,
 ) -> None:
-    before = blind.server_pids()
+    before = blind.loads()
     file = blind.product_folder("libraries") / "definitions.py"
     for asset in ("first_try", "second_try"):
         file.write_text(TEAM.format(asset=asset, product="libraries"))
         blind.reload("libraries")
         # At once: the button's answer is what the page shows.
         assert contents(blind, "libraries")["schedules"] == {f"{asset}_every_day"}
-        assert changed(before, blind.server_pids()) == {"libraries"}
+        assert changed(before, blind.loads()) == {"libraries"}
 
 
 def test_without_watching_files_are_not_followed_until_somebody_asks(blind: Server) -> None:
-    before = blind.server_pids()
+    before = blind.loads()
     with blind.products.open("a") as file:
         file.write(NEW_PRODUCT)
     own = blind.product_folder("park_access") / "definitions.py"
     own.write_text(TEAM.format(asset="noise_report", product="park_access"))
     # A watching server has begun to reload by then.
-    assert not wait_until(lambda: blind.server_pids() != before, seconds=2.5)
+    assert not wait_until(lambda: blind.loads() != before, seconds=2.5)
 
     assert blind.command("generate").returncode == 0
     blind.reload_all()
     blind.wait_for_locations(*SAMPLE, "new_one")
     assert blind.partitions("new_one") == set(STARTER_KEYS)
-    after = blind.server_pids()
+    after = blind.loads()
     assert not set(before.values()) & set(after.values())
     assert "noise_report" in contents(blind, "park_access")["assets"]

@@ -1,0 +1,66 @@
+"""What is answered for a location without its code: the replies of a code server, in a file."""
+
+import hashlib
+import os
+import secrets
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+PROBLEM = "problem"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers for a location as it was when it was loaded."""
+
+    path: Path
+    id: str
+    """A hash of them: the same answers have the same."""
+    problem: str | None
+    """Why the location is broken, if it is."""
+
+
+def write_answers(path: Path, replies: Mapping[str, bytes], problem: str | None) -> Answers:
+    """Writes the file in one step. Raises OSError when it cannot be written."""
+    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    contents = dict(replies) | ({PROBLEM: problem.encode()} if problem is not None else {})
+    try:
+        with zipfile.ZipFile(new, "w") as file:
+            file.comment = _id_of(contents).encode()
+            for name, reply in contents.items():
+                # Without the time, which would make each file another one.
+                file.writestr(zipfile.ZipInfo(name), reply)
+        os.replace(new, path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+    return Answers(path, _id_of(contents), problem)
+
+
+def read_answers(path: Path) -> Answers:
+    """What is in a file of answers, but for the replies. Raises OSError when it cannot be read."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            problem = file.read(PROBLEM).decode() if PROBLEM in file.namelist() else None
+            return Answers(path, file.comment.decode(), problem)
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise OSError(f"{path} is damaged: {error}") from error
+
+
+def read_reply(path: Path, is_it: Callable[[str], bool]) -> bytes | None:
+    """The reply whose name is the one, if there is one. Raises OSError when it cannot be read."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return next((file.read(name) for name in file.namelist() if is_it(name)), None)
+    except zipfile.BadZipFile as error:
+        raise OSError(f"{path} is damaged: {error}") from error
+
+
+def _id_of(contents: Mapping[str, bytes]) -> str:
+    digest = hashlib.sha256()
+    for name, reply in sorted(contents.items()):
+        digest.update(f"{name} {len(reply)}\n".encode())
+        digest.update(reply)
+    return digest.hexdigest()[:32]

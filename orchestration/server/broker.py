@@ -1,0 +1,319 @@
+"""The broker: answers for every location without its code, and wakes it where that is not enough.
+
+One process, which runs no user code. Each location has a socket, on which it looks like a code
+server to Dagster. What webserver and daemon ask of all locations is answered from files that
+loaders wrote; whatever else is asked goes to a code server that is started for it, and that ends
+when there has been nothing to do for a while.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from orchestration.server import control
+from orchestration.server.answers import read_reply
+from orchestration.server.dagster_internals import (
+    EXTERNAL_REPOSITORY,
+    GET_SERVER_ID,
+    PING,
+    RELOAD_CODE,
+    reload_answer,
+    repository_request,
+    server_id_answer,
+    streamed_methods,
+)
+
+SUBSCRIBERS = "subscribers.sock"
+# A location that has had nothing to do for so long goes to sleep. A sensor looks every 30 s.
+IDLE_SECONDS = 60.0
+# One that has not answered a request for so long, nor a ping after that, is frozen.
+PATIENCE_SECONDS = 10.0
+PING_SECONDS = 5.0
+# A stock server has not many threads, and one that is busy with all of them is not frozen.
+BUSY_REQUESTS = 4
+CONNECT_SECONDS = 10.0
+# What was asked before a reload may still be answered.
+CLOSING_SECONDS = 20.0
+# What changes at the same time is told together.
+GATHER_SECONDS = 0.01
+UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+
+
+class Unreachable(Exception):
+    """Why a location cannot be asked."""
+
+
+class Location:
+    """A location as the broker knows it: what it answers, and a connection to its code server."""
+
+    def __init__(self, name: str, socket: str) -> None:
+        self.name, self.socket = name, socket
+        self.id = ""
+        self._answers: Path | None = None
+        self._are_known = asyncio.Event()
+        self._channel: grpc.aio.Channel | None = None
+        self._waking = asyncio.Lock()
+        self._active = 0
+        self._used = 0.0
+        self._server = grpc.aio.server(options=UNLIMITED)
+        self._server.add_generic_rpc_handlers((_Requests(self),))
+        self._server.add_insecure_port(f"unix:{socket}")
+
+    async def start(self) -> None:
+        """Takes requests from now on."""
+        await self._server.start()
+
+    async def stop(self) -> None:
+        """Takes none any more."""
+        self._disconnect()
+        await self._server.stop(grace=1.0)
+
+    def take(self, answers: str, server_id: str) -> None:
+        """Answers from that file from now on; the code server of before is not asked any more."""
+        self.id = server_id
+        if answers:
+            self._answers = Path(answers)
+            self._are_known.set()
+        self._disconnect()
+
+    async def answer(self, method: str, request: bytes, timeout: float | None) -> bytes:
+        """The answer to a request that has only one. Raises Unreachable, AioRpcError, OSError."""
+        name = method.rpartition("/")[2]
+        if name == GET_SERVER_ID:
+            return server_id_answer(self.id)
+        if name == RELOAD_CODE:
+            await _ask(control.Reload(self.name))
+            return reload_answer()
+        await self._are_known.wait()
+        if (reply := self._known(name, request)) is not None:
+            return reply
+        async with self._code_server() as channel:
+            call = channel.unary_unary(method)(request, timeout=timeout)
+            reply = bytes(await self._unless_frozen(call, channel))
+        return reply
+
+    async def stream(
+        self, method: str, request: bytes, timeout: float | None
+    ) -> AsyncIterator[bytes]:
+        """The answers to a request that has several. Raises Unreachable, AioRpcError."""
+        await self._are_known.wait()
+        async with self._code_server() as channel:
+            call = channel.unary_stream(method)(request, timeout=timeout)
+            while (part := await self._unless_frozen(call.read(), channel)) is not grpc.aio.EOF:
+                yield part
+
+    def _known(self, name: str, request: bytes) -> bytes | None:
+        def is_it(known: str) -> bool:
+            method, _, repository = known.partition("/")
+            return method == name and (
+                name != EXTERNAL_REPOSITORY
+                or request == repository_request(self.name, self.socket, repository)
+            )
+
+        assert self._answers
+        return read_reply(self._answers, is_it)
+
+    @asynccontextmanager
+    async def _code_server(self) -> AsyncIterator[grpc.aio.Channel]:
+        self._active += 1
+        try:
+            async with self._waking:
+                channel = self._channel
+                if not channel or channel.get_state() is not grpc.ChannelConnectivity.READY:
+                    self._disconnect()
+                    channel = self._channel = await self._connect()
+            yield channel
+        finally:
+            self._active -= 1
+            self._used = time.monotonic()
+
+    async def _connect(self) -> grpc.aio.Channel:
+        answer = await _ask(control.Wake(self.name))
+        channel = grpc.aio.insecure_channel(f"unix:{answer['socket']}", options=UNLIMITED)
+        try:
+            await asyncio.wait_for(channel.channel_ready(), CONNECT_SECONDS)
+        except TimeoutError:
+            await channel.close()
+            raise Unreachable(f"The code server of {self.name} does not answer.") from None
+        return channel
+
+    async def _unless_frozen(self, call: Awaitable[Any], channel: grpc.aio.Channel) -> Any:
+        task = asyncio.ensure_future(call)
+        try:
+            while not (await asyncio.wait({task}, timeout=PATIENCE_SECONDS))[0]:
+                if self._active <= BUSY_REQUESTS and not await _answers(channel):
+                    if channel is self._channel:
+                        self._disconnect()
+                    await _ask(control.Frozen(self.name))
+                    raise Unreachable(f"The code server of {self.name} was frozen, and was ended.")
+            return task.result()
+        finally:
+            task.cancel()
+
+    async def rest(self) -> None:
+        """Goes to sleep where there has been nothing to do for a while."""
+        is_idle = not self._active and time.monotonic() - self._used > IDLE_SECONDS
+        if self._channel and is_idle:
+            self._disconnect()
+            with suppress(Unreachable):
+                await _ask(control.Sleep(self.name))
+
+    def _disconnect(self) -> None:
+        channel, self._channel = self._channel, None
+        if channel:
+            _in_background(channel.close(grace=CLOSING_SECONDS))
+
+
+class _Requests(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """Takes every request to a location as bytes, whatever it is called."""
+
+    def __init__(self, location: Location) -> None:
+        self._location = location
+        self._streamed = streamed_methods()
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        method = details.method
+
+        async def answer(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+            async with _failures_told(context):
+                return await self._location.answer(method, request, context.time_remaining())
+            raise AssertionError("told")
+
+        async def stream(
+            request: bytes, context: grpc.aio.ServicerContext[Any, Any]
+        ) -> AsyncIterator[bytes]:
+            async with _failures_told(context):
+                async for part in self._location.stream(method, request, context.time_remaining()):
+                    yield part
+
+        if method.rpartition("/")[2] in self._streamed:
+            return grpc.unary_stream_rpc_method_handler(stream)
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+
+@asynccontextmanager
+async def _failures_told(context: "grpc.aio.ServicerContext[Any, Any]") -> AsyncIterator[None]:
+    try:
+        yield
+    except (Unreachable, OSError) as error:
+        await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+    except grpc.aio.AioRpcError as error:
+        await context.abort(error.code(), error.details() or "")
+
+
+class Broker:
+    """All locations, and those who want to know what is served."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._locations: dict[str, Location] = {}
+        self._subscribers: set[asyncio.StreamWriter] = set()
+        self._is_telling = False
+
+    async def run(self) -> None:
+        """Serves what the supervisor tells of, and ends this process when that hangs up."""
+        reader, writer = await asyncio.open_unix_connection(
+            os.environ[control.SOCKET_VARIABLE], limit=1 << 26
+        )
+        writer.write(control.encoded(control.Follow()))
+        _in_background(self._let_rest())
+        is_first = True
+        while line := await reader.readline():
+            for served in control.served_in(line):
+                await self._serve(served)
+            if is_first:
+                # From now on all are known.
+                await asyncio.start_unix_server(self._subscribe, self._folder / SUBSCRIBERS)
+                is_first = False
+            self._tell()
+        # There is nothing to be kept, and a loop that is closed complains of all that goes on.
+        os._exit(0)
+
+    async def _serve(self, served: control.Served) -> None:
+        location = self._locations.get(served.location)
+        if location and location.socket != served.socket:
+            _in_background(self._locations.pop(served.location).stop())
+            location = None
+        if not served.socket:
+            return
+        if not location:
+            location = self._locations[served.location] = Location(served.location, served.socket)
+            await location.start()
+        location.take(served.answers, served.id)
+
+    async def _let_rest(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            for location in list(self._locations.values()):
+                await location.rest()
+
+    async def _subscribe(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._subscribers.add(writer)
+        writer.write(self._ids())
+        with suppress(OSError):
+            await reader.read()
+        self._subscribers.discard(writer)
+        writer.close()
+
+    def _ids(self) -> bytes:
+        ids = {location.name: location.id for location in self._locations.values()}
+        return json.dumps(ids).encode() + b"\n"
+
+    def _tell(self) -> None:
+        def tell() -> None:
+            self._is_telling = False
+            line = self._ids()
+            for writer in self._subscribers:
+                writer.write(line)
+
+        if not self._is_telling:
+            self._is_telling = True
+            asyncio.get_running_loop().call_later(GATHER_SECONDS, tell)
+
+
+async def _ask(message: control.Request) -> dict[str, Any]:
+    """What the supervisor answers. Raises Unreachable where it refuses."""
+    try:
+        reader, writer = await asyncio.open_unix_connection(os.environ[control.SOCKET_VARIABLE])
+        try:
+            writer.write(control.encoded(message))
+            return control.answer_in(await reader.readline())
+        finally:
+            writer.close()
+    except (RuntimeError, OSError) as error:
+        raise Unreachable(str(error)) from error
+
+
+async def _answers(channel: grpc.aio.Channel) -> bool:
+    """Whether the code server answers anything at all."""
+    try:
+        await channel.unary_unary(PING)(b"", timeout=PING_SECONDS)
+    except grpc.aio.AioRpcError as error:
+        return error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED
+    return True
+
+
+_background: set[asyncio.Task[Any]] = set()
+
+
+def _in_background(work: Coroutine[Any, Any, Any]) -> None:
+    # The event loop itself does not hold on to its tasks.
+    task = asyncio.ensure_future(work)
+    _background.add(task)
+    task.add_done_callback(_background.discard)
+
+
+def run_broker(folder: Path) -> None:
+    """Runs the broker in this process, its sockets in the folder."""
+    # It ends when the supervisor hangs up, which comes to that last.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    asyncio.run(Broker(folder).run())

@@ -1,0 +1,352 @@
+"""A code location's life: loaded, asleep, woken when its code is needed, loaded anew, ended."""
+
+import os
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable, Hashable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from orchestration.catalog.checkout import PROJECT_ROOT
+from orchestration.server.answers import Answers, read_answers, write_answers
+from orchestration.server.control import Caller, Served
+from orchestration.server.dagster_internals import broken_answers
+from orchestration.server.forkserver import Forkserver, ending
+from orchestration.server.loader import LOCATIONS_PACKAGE, load
+from orchestration.server.service import Service
+from orchestration.server.states import NEXT, LocationState
+
+LOAD_SECONDS = 25.0
+# After the system has refused a process.
+RETRY_SECONDS = 2.0
+# What a code server that is not needed any more has for finishing what it was asked.
+RETIREMENT_SECONDS = 20.0
+# What the UI shows of a location's output where that is broken.
+MAX_TAIL = 30_000
+STILL_LOADING = "It is still loading."
+
+
+class CodeLocation:
+    """One location, over all its processes.
+
+    `files_state` tells what the files that it is loaded from look like; `publish` tells those who
+    follow what is served.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        path: Path,
+        forkserver: Forkserver,
+        selector: selectors.BaseSelector,
+        env: Mapping[str, str],
+        files_state: Callable[[], Hashable],
+        publish: Callable[[Served], None],
+    ) -> None:
+        self.name = name
+        self.state = LocationState.LOADING
+        self.load_seconds: float | None = None
+        """How long it took to load; None as long as it has not."""
+        self._path = path
+        self._forkserver, self._selector = forkserver, selector
+        # To serve definitions it needs no instance, and opening one takes time and 14 MB.
+        self._env = {name: value for name, value in env.items() if name != "DAGSTER_HOME"}
+        self._files_state, self._publish = files_state, publish
+        self._loaded_from: Hashable = None
+        self._answers: Answers | None = None
+        self._is_provisional = False
+        self._loader: Service | None = None
+        self._retry_at = 0.0
+        self._server: Service | None = None
+        self._server_socket = path
+        self._servers = 0
+        self._is_serving = False
+        self._retired: list[tuple[Service, float]] = []
+        self._reloading: list[Caller] = []
+        self._waking: list[Caller] = []
+
+    @property
+    def socket(self) -> Path:
+        """Where Dagster asks for it."""
+        return self._path.with_suffix(".sock")
+
+    @property
+    def served(self) -> Served:
+        """What those are told who follow."""
+        if self.state is LocationState.ENDING:
+            return Served(self.name, "", "", "")
+        known = self._answers
+        if not known:
+            path = self._provisional_path if self._is_provisional else ""
+            return Served(self.name, str(self.socket), str(path), "")
+        return Served(self.name, str(self.socket), str(known.path), known.id)
+
+    @property
+    def problem(self) -> str | None:
+        """Why it is broken, if it is."""
+        return self._answers.problem if self._answers else None
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether something is answered for it, be it that it is still loading."""
+        return self._answers is not None or self._is_provisional
+
+    @property
+    def services(self) -> list[Service]:
+        """All processes there are for it now."""
+        retired = [service for service, _ in self._retired]
+        return [s for s in (self._loader, self._server, *retired) if s is not None]
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it waits for a process to load it."""
+        is_due = self.state is LocationState.LOADING and not self._loader
+        return is_due and time.monotonic() >= self._retry_at
+
+    @property
+    def loading_seconds(self) -> float | None:
+        """For how long a process has been loading it; None where none is."""
+        return self._loader.age if self._loader else None
+
+    @property
+    def is_waking(self) -> bool:
+        """Whether its code server is starting."""
+        return self._server is not None and not self._is_serving
+
+    # Transitions
+
+    def _enter(self, state: LocationState) -> None:
+        assert state in NEXT[self.state], f"{self.name}: {self.state} is not followed by {state}"
+        self.state = state
+
+    def load(self, caller: Caller | None = None) -> None:
+        """Loads it afresh; what was known of it is served until that is done."""
+        if caller:
+            self._reloading.append(caller)
+        self._enter(LocationState.LOADING)
+        self._stop_loading()
+        self._retry_at = 0.0
+
+    def start_loading(self) -> None:
+        """Starts the process that loads it."""
+        self._loaded_from = self._files_state()
+        target = self._answers_path
+        try:
+            self._loader = Service(
+                self.name,
+                lambda output: self._forkserver.call(
+                    lambda: load(self.name, target),
+                    env=self._env,
+                    output=output,
+                    is_expendable=True,
+                    has_session=True,
+                ),
+                self._env,
+                self._selector,
+            )
+        except OSError as error:
+            self._retry_at = time.monotonic() + RETRY_SECONDS
+            print(f"[{self.name}] it cannot be loaded yet: {error.strerror}", flush=True)
+
+    @property
+    def _answers_path(self) -> Path:
+        return self._path.with_suffix(".answers")
+
+    @property
+    def _provisional_path(self) -> Path:
+        return self._path.with_suffix(".provisional")
+
+    def take(self, answers: Answers) -> None:
+        """Serves these answers from now on; its code server is one of before."""
+        self._answers = answers
+        self._enter(LocationState.BROKEN if answers.problem else LocationState.ASLEEP)
+        self._retire_server()
+        self._publish(self.served)
+        for caller in self._reloading:
+            caller.answer()
+        self._reloading.clear()
+        if not self._waking:
+            return
+        if answers.problem:
+            self._refuse_to_wake(f"{self.name} is broken: {answers.problem}")
+        else:
+            self._start_server()
+
+    def tell_provisionally(self) -> None:
+        """Has those who wait for it told that it is still loading."""
+        write_answers(self._provisional_path, broken_answers(STILL_LOADING), STILL_LOADING)
+        self._is_provisional = True
+        self._publish(self.served)
+
+    def wake(self, caller: Caller) -> None:
+        """Has its code server serve; the caller is told where."""
+        if self.state is LocationState.BROKEN:
+            caller.answer(error=f"{self.name} is broken: {self.problem}")
+            return
+        if self._is_serving:
+            caller.answer(socket=str(self._server_socket))
+            return
+        self._waking.append(caller)
+        if self.state is LocationState.ASLEEP:
+            if self._files_state() == self._loaded_from:
+                self._start_server()
+            else:
+                # What has changed since may not be served together with answers of before.
+                self.load()
+
+    def sleep(self) -> None:
+        """Ends its code server, which nobody needs."""
+        if self.state is LocationState.AWAKE:
+            self._enter(LocationState.ASLEEP)
+            self._retire_server()
+
+    def end_frozen(self) -> None:
+        """Ends its code server, which does not answer any more."""
+        if self._server:
+            print(f"[{self.name}] its code server was frozen, and is ended", flush=True)
+            self._server.process.kill()
+
+    def end(self) -> None:
+        """Ends it for good."""
+        self._enter(LocationState.ENDING)
+        self._stop_loading()
+        self._retire_server()
+        self._publish(self.served)
+        for caller in self._reloading:
+            caller.answer()
+        self._refuse_to_wake(f"{self.name} is served no more")
+
+    # Processes
+
+    def watch(self) -> None:
+        """Takes the next step, if there is one; to be called again and again."""
+        for retired in list(self._retired):
+            service, end = retired
+            if service.process.poll() is not None:
+                self._retired.remove(retired)
+                _end_session(service)
+            elif time.monotonic() > end:
+                service.process.kill()
+        if self._loader:
+            self._watch_loader(self._loader)
+        if self._server:
+            self._watch_server(self._server)
+
+    def _watch_loader(self, loader: Service) -> None:
+        status = loader.process.poll()
+        if status is None:
+            if loader.age > LOAD_SECONDS:
+                self._stop_loading()
+                self._take_failure(loader, f"It did not load within {LOAD_SECONDS:.0f} seconds")
+            return
+        self._loader = None
+        _end_session(loader)
+        if status:
+            self._take_failure(loader, f"Its process {ending(status)} while loading")
+            return
+        self.load_seconds = loader.age
+        try:
+            self.take(read_answers(self._answers_path))
+        except OSError as error:
+            self._take_failure(loader, f"What it would answer cannot be read: {error}")
+
+    def _take_failure(self, loader: Service, what: str) -> None:
+        loader.drain()
+        print(f"[{self.name}] {what}", flush=True)
+        tail = loader.tail.replace("\0", "\N{REPLACEMENT CHARACTER}")[-MAX_TAIL:]
+        problem = f"{what}. The end of its output:\n{tail or '(nothing)'}"
+        try:
+            self.take(write_answers(self._answers_path, broken_answers(problem), problem))
+        except OSError as error:
+            self._retry_at = time.monotonic() + RETRY_SECONDS
+            print(f"[{self.name}] that cannot be written down: {error.strerror}", flush=True)
+
+    def _stop_loading(self) -> None:
+        # Not gently: SIGTERM would be an exception in whatever is just being imported, which may
+        # well swallow it.
+        if self._loader:
+            self._loader.process.kill()
+            self._retired.append((self._loader, time.monotonic() + RETIREMENT_SECONDS))
+            self._loader = None
+
+    def _start_server(self) -> None:
+        # Each its own: a server that ends removes its socket.
+        self._servers += 1
+        self._server_socket = self._path.with_suffix(f".{self._servers}.sock")
+        command = [
+            *("dagster", "api", "grpc", "--socket", str(self._server_socket)),
+            *("--module-name", f"{LOCATIONS_PACKAGE}.{self.name}"),
+            *("--working-directory", str(PROJECT_ROOT)),
+            *("--location-name", self.name),
+            *("--log-level", "warning"),
+        ]
+        try:
+            self._server = Service(
+                self.name,
+                lambda output: self._forkserver.start(
+                    command, env=self._env, output=output, is_expendable=True, has_session=True
+                ),
+                self._env,
+                self._selector,
+            )
+        except OSError as error:
+            self._refuse_to_wake(f"no process for {self.name}: {error.strerror}")
+            return
+        self._is_serving = False
+        self._enter(LocationState.AWAKE)
+
+    def _watch_server(self, server: Service) -> None:
+        status = server.process.poll()
+        if status is not None:
+            server.drain()
+            _end_session(server)
+            # Before it is said, so that whoever reads that finds it so.
+            self._publish(self.served)
+            print(f"[{self.name}] its code server {ending(status)}", flush=True)
+            self._lose_server(f"The code server of {self.name} {ending(status)}.")
+        elif not self._is_serving and _answers(self._server_socket):
+            self._is_serving = True
+            for caller in self._waking:
+                caller.answer(socket=str(self._server_socket))
+            self._waking.clear()
+        elif not self._is_serving and server.age > LOAD_SECONDS:
+            server.process.kill()
+
+    def _lose_server(self, why: str) -> None:
+        has_served, self._server, self._is_serving = self._is_serving, None, False
+        if self.state is LocationState.AWAKE:
+            self._enter(LocationState.ASLEEP)
+            if not has_served:
+                # Something has changed that cannot be seen in the files.
+                self._refuse_to_wake(why)
+                self.load()
+
+    def _retire_server(self) -> None:
+        if self._server:
+            self._server.process.terminate()
+            self._retired.append((self._server, time.monotonic() + RETIREMENT_SECONDS))
+        self._server, self._is_serving = None, False
+
+    def _refuse_to_wake(self, why: str) -> None:
+        for caller in self._waking:
+            caller.answer(error=why)
+        self._waking.clear()
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+    return True
+
+
+def _end_session(service: Service) -> None:
+    """Ends what a process has left behind that had a session of its own."""
+    assert service.process.pid
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(service.process.pid, signal.SIGKILL)

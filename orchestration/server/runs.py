@@ -1,0 +1,61 @@
+"""The processes of runs, which the run launcher asks for."""
+
+import selectors
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from orchestration.server.background import Background, fail_run
+from orchestration.server.forkserver import Forkserver, ending
+from orchestration.server.service import Service
+
+
+class Runs:
+    """All that are at work."""
+
+    def __init__(
+        self,
+        forkserver: Forkserver,
+        selector: selectors.BaseSelector,
+        background: Background,
+        env: Mapping[str, str],
+    ) -> None:
+        self._forkserver, self._selector, self._background = forkserver, selector, background
+        self._env = env
+        self._running: dict[str, Service] = {}
+
+    @property
+    def services(self) -> list[Service]:
+        """Their processes."""
+        return list(self._running.values())
+
+    def start(self, run_id: str, command: Sequence[str]) -> int | None:
+        """Starts the process of a run, and gives its id.
+
+        Raises OSError where the system refuses a process.
+        """
+        run = self._running[run_id] = Service(
+            f"run {run_id[:8]}",
+            lambda output: self._forkserver.start(
+                command, env=self._env, output=output, is_expendable=True
+            ),
+            self._env,
+            self._selector,
+        )
+        return run.process.pid
+
+    def watch(self) -> None:
+        """Has those fail whose process ended before it could say how the run went."""
+        for run_id, run in list(self._running.items()):
+            if (status := run.process.poll()) is None:
+                continue
+            del self._running[run_id]
+            if not status:
+                continue
+            how = ending(status)
+            try:
+                self._background.start(partial(fail_run, run_id, how))
+            except OSError as error:
+                print(
+                    f"run {run_id}: its process {how}; nobody to write that down: {error.strerror}",
+                    flush=True,
+                )

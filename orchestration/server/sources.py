@@ -1,0 +1,75 @@
+"""What is to be served: products.yml, and the locations that are generated from it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestration import OrchestrationError
+from orchestration.catalog.checkout import PROJECT_ROOT, products_file
+from orchestration.catalog.products import Product, read_products
+from orchestration.generator.generate import generate, warnings
+from orchestration.generator.render import LOCATIONS
+from orchestration.server.selection import Selection
+from orchestration.server.watch import Watch
+
+
+class Sources:
+    """The files as they are now, the generated ones kept up to date with the others."""
+
+    def __init__(self, root: Path, selection: Selection, *, watches: bool) -> None:
+        self.products: Sequence[Product] = ()
+        self.names: Sequence[str] = ()
+        """The locations to serve."""
+        self.files = Watch(root)
+        self._root, self._selection, self._watches = root, selection, watches
+        self._is_behind = False
+        self._complaint = ""
+
+    def load(self) -> None:
+        """Generates the locations, and finds out which are to be served.
+
+        Raises OrchestrationError where products.yml cannot be used, or has not what is selected.
+        """
+        self._generate()
+        self.watch()
+        self._select()
+
+    def _generate(self) -> None:
+        self.products, changes = generate(self._root)
+        for change in changes:
+            print(f"{'generated' if change.new else 'removed'} {change.path}", flush=True)
+        for warning in warnings(self.products, self._root):
+            print(f"warning: {warning}", flush=True)
+
+    def _select(self) -> None:
+        if not self._watches:
+            self.products = read_products(products_file(self._root))
+        self.names = [
+            name
+            for name in self._selection.locations(self.products)
+            if (PROJECT_ROOT / LOCATIONS / f"{name}.py").exists()
+        ]
+
+    def watch(self) -> set[str]:
+        """Follows the files, and gives the locations that would load differently now.
+
+        A products.yml that cannot be used changes nothing.
+        """
+        try:
+            sources = self._watches and self.files.products_changed()
+            generated = self.files.workspace_changed()
+            is_due = sources or generated or self._is_behind
+            if is_due and self._watches:
+                self._generate()
+            if generated or self.files.workspace_changed() or self._is_behind:
+                self._select()
+            if is_due and self._complaint:
+                print("Everything can be read again.", flush=True)
+                self._is_behind, self._complaint = False, ""
+            return self.files.changed_locations(self.products) if self._watches else set()
+        except (OrchestrationError, OSError) as error:
+            # What the system refuses now it may do later; what is wrong in a file it never will.
+            is_known = self._is_behind and self._complaint == str(error)
+            self._is_behind, self._complaint = isinstance(error, OSError), str(error)
+            if not is_known:
+                print(f"{error}\nNothing was changed; everything goes on as it was.", flush=True)
+            return set()

@@ -1,0 +1,91 @@
+"""Code locations as Dagster serves them itself: webserver and daemon start a server for each.
+
+For `--cold`, and where a release of Dagster has moved a private name that `up` uses otherwise.
+"""
+
+import time
+from collections.abc import Callable, Collection
+
+from orchestration import OrchestrationError
+from orchestration.catalog.checkout import PROJECT_ROOT
+from orchestration.server.control import Caller, Request
+from orchestration.server.graphql import query
+from orchestration.server.service import Service
+from orchestration.server.sources import Sources
+
+LOOK_SECONDS = 1.0
+RELOAD = """
+mutation Reload($name: String!) {
+  reloadRepositoryLocation(repositoryLocationName: $name) { __typename }
+}
+"""
+
+
+class StockLocations:
+    """Knows which there are, and has Dagster reload what has changed."""
+
+    services: tuple[Service, ...] = ()
+    broken: tuple[str, ...] = ()
+    are_served = True
+    is_waiting = False
+
+    def __init__(
+        self,
+        sources: Sources,
+        *,
+        on_change: Callable[[], None],
+        reload: Callable[[Collection[str]], None],
+    ) -> None:
+        """`on_change` is called where other locations than before are to be served."""
+        self._sources, self._on_change, self._reload = sources, on_change, reload
+        self._names: list[str] = []
+        self._looked = time.monotonic()
+
+    @property
+    def entries(self) -> list[dict[str, object]]:
+        """What Dagster's workspace file says of them, as the project's own does."""
+        return [
+            {
+                "python_module": {
+                    "module_name": f"orchestration.locations.{name}",
+                    "location_name": name,
+                    "working_directory": str(PROJECT_ROOT),
+                }
+            }
+            for name in self._sources.names
+        ]
+
+    def start(self) -> None:
+        """Has them written down."""
+        self._names = list(self._sources.names)
+        self._on_change()
+
+    def watch(self) -> None:
+        """Follows the files; to be called again and again."""
+        if time.monotonic() - self._looked < LOOK_SECONDS:
+            return
+        self._looked = time.monotonic()
+        changed = self._sources.watch()
+        if self._names != list(self._sources.names):
+            self.start()
+            self._reload(())
+        elif changed := changed & set(self._names):
+            self._reload(changed)
+
+    def handle(self, request: Request, caller: Caller) -> None:
+        """Refuses what only a broker can ask for."""
+        caller.answer(error=f"not understood: {request}")
+
+    def stop(self) -> None:
+        """Nothing: Dagster's processes end their servers."""
+
+
+def reload_locations(url: str, names: Collection[str]) -> None:
+    """Has the webserver load these locations anew; without any, its whole workspace."""
+    try:
+        for name in names:
+            query(url, RELOAD, {"name": name})
+        if not names:
+            query(url, "mutation { reloadWorkspace { __typename } }")
+    except OrchestrationError as error:
+        print(f"The webserver has not reloaded: {error.__cause__ or error}", flush=True)
