@@ -98,7 +98,7 @@ def test_answers_are_byte_by_byte_those_of_a_stock_code_server(tmp_path: Path) -
     path = tmp_path / "some.sock"
     stock = subprocess.Popen(
         [
-            *(Path(sys.executable).with_name("dagster"), "api", "grpc", "--socket", path),
+            *(sys.executable, "-m", "dagster", "api", "grpc", "--socket", path),
             *("--module-name", "some_location", "--working-directory", tmp_path),
             *("--location-name", "some"),
         ]
