@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestration.catalog.checkout import checkout_root, templates_folder
-from orchestration.catalog.ingest_templates import IngestTemplate
+from orchestration.catalog.ingest_templates import IngestTemplate, templates_of
 from orchestration.catalog.partition_keys import check_key
 from orchestration.lifecycle.child import StageFailed
 from orchestration.lifecycle.environment import base_environment, dcpy_python
@@ -48,6 +48,7 @@ def ingest(
                     "version": version,
                     "folder": str(staging.folder),
                     "templates": str(templates_folder(root)),
+                    "templates_of": templates_of(templates_folder(root), [template.source or ""]),
                     "options": dict(options),
                 },
                 env=base_environment(root=root, lifecycle=lifecycle, python=python[0]),

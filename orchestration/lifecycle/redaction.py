@@ -12,8 +12,8 @@ SECRET_NAME = re.compile(
     r"PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|CREDENTIAL|APIKEY|(^|_)KEYS?($|_)|_(PASS|PWD)$",
     re.IGNORECASE,
 )
-# user:password@ in a connection string
-URL_PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):([^/\s@]+)(?=@)")
+# user:password@ in a connection string; `<password>` is what a sentence of advice has there
+URL_PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):(?!<password>@)([^/\s@]+)(?=@)")
 # The same where the text is known to be one connection string: `/` and `@` can be in a password.
 WHOLE_URL_PASSWORD = (
     re.compile(r"://[^/\s:@]*:([^\s@]+)@"),

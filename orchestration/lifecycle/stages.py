@@ -11,9 +11,11 @@ from typing import Any
 import yaml
 
 from orchestration import OrchestrationError
-from orchestration.catalog.checkout import checkout_root, product_folder
+from orchestration.catalog.checkout import checkout_root, product_folder, templates_folder
+from orchestration.catalog.ingest_templates import templates_of
 from orchestration.catalog.partition_keys import BuildKey, read_build_key, schema_name
 from orchestration.catalog.products import Product
+from orchestration.catalog.recipes import recipe_inputs
 from orchestration.catalog.templated_yaml import YAML_LOADER
 from orchestration.lifecycle import child
 from orchestration.lifecycle.child import StageFailed
@@ -226,13 +228,15 @@ def _step(
     result: Path,
     staging: Staging,
 ) -> StepResult:
+    recipe = build.source / build.product.recipe
     return run_step(
         logger,
         stage=stage,
         subject=f"{build.subject}, {stage}",
         parameters={
             "name": build.product.id,
-            "recipe": str(build.source / build.product.recipe),
+            "recipe": str(recipe),
+            "templates_of": _templates_of(recipe, templates_folder(build.root)),
             **parameters,
         },
         env=env,
@@ -241,6 +245,15 @@ def _step(
         result=result,
         staging=staging,
     )
+
+
+def _templates_of(recipe: Path, templates: Path) -> dict[str, str]:
+    """What to ingest for which input, for the sentence of a step that misses one."""
+    try:
+        return templates_of(templates, recipe_inputs(recipe).datasets)
+    except OrchestrationError:
+        # dcpy says what is wrong with the recipe.
+        return {}
 
 
 def _read_lock(folder: Path) -> dict[str, Any]:

@@ -7,6 +7,9 @@ from typing import Any
 
 import step
 
+# What these options ask for happens in the storage only.
+NEED_PUSH = ("latest", "overwrite_okay")
+
 
 def ingest(parameters: dict[str, Any]) -> dict[str, Any]:
     """Ingests the template; gives each dataset's id, version, file, rows and columns."""
@@ -21,6 +24,12 @@ def ingest(parameters: dict[str, Any]) -> dict[str, Any]:
 def bind(dcpy_ingest: Callable[..., Any], parameters: dict[str, Any]) -> inspect.BoundArguments:
     """The call of dcpy's ingest; of the options only those that ask for something."""
     options = {name: value for name, value in parameters["options"].items() if value}
+    for name in NEED_PUSH:
+        if name in options and "push" not in options:
+            raise step.StepProblem(
+                f"`{name}: true` does nothing without `push: true`. Add that to the run's config, "
+                f"or leave `{name}` out."
+            )
     for name in options:
         if not step.takes(dcpy_ingest, name):
             raise step.StepProblem(
