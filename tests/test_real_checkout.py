@@ -269,6 +269,14 @@ def test_a_template_is_ingested_over_http(real: Real, web: tuple[str, Path]) -> 
     assert real.metadata("ingest", "web_points")["dagster/row_count"] == 3
 
 
+def test_a_template_that_makes_something_of_its_version_is_ingested(real: Real) -> None:
+    path = real.template("made_points", {"type": "local_file", "path": "FILE"})
+    text = path.read_text().replace("FILE", f"{real.folder}/{{{{ version.split('-')[1] }}}}.csv")
+    path.write_text("{% set year = version[:4] | int %}\n" + text)
+    real.run("materialize", "ingest/made_points", "2026-points")
+    assert real.metadata("ingest", "made_points")["dagster/row_count"] == 3
+
+
 @pytest.mark.parametrize("destination", READ)
 def test_a_product_is_planned_loaded_and_built(
     stored: Real,
@@ -336,6 +344,60 @@ INGEST_FAILURES: dict[str, tuple[Any, Mapping[str, Any], Variables, tuple[str, .
         {},
         ("host 127.0.0.1 cannot be reached", "Check the network"),
     ),
+    "no file in the checkout": (
+        {"source": {"type": "local_file", "path": "./nowhere.csv"}},
+        {},
+        {},
+        ("data-engineering/nowhere.csv does not exist", "is looked for in the checkout"),
+    ),
+    "an s3 source without keys": (
+        {"source": {"type": "s3", "bucket": "test-recipes", "key": "inbox/x.csv"}},
+        {},
+        {"AWS_ACCESS_KEY_ID": None, "AWS_SECRET_ACCESS_KEY": None},
+        ("AWS_ACCESS_KEY_ID is not set. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",),
+    ),
+    "no such version in s3": (
+        {"source": {"type": "s3", "bucket": "test-recipes", "key": "inbox/{{ version }}.csv"}},
+        {},
+        {},
+        ("for version '1': ", "key inbox/1.csv", "bucket test-recipes", "Check the version"),
+    ),
+    "no bucket of the GIS team": (
+        {"source": {"type": "edm.publishing.gis", "key": "dcp_points"}},
+        {},
+        {"PUBLISHING_BUCKET": None},
+        ("PUBLISHING_BUCKET, which names the bucket, is not set",),
+    ),
+    "no such version of the GIS team": (
+        {"source": {"type": "edm.publishing.gis", "key": "dcp_points"}},
+        {},
+        {},
+        ("the GIS team's dcp_points, which has no version 1",),
+    ),
+    "no such version of another dataset": (
+        {"source": {"type": "edm.recipes.datasets", "key": "my_points"}},
+        {},
+        {},
+        ("is version 1 of dataset my_points, which is not archived",),
+    ),
+    "no user for SFTP": (
+        {"source": {"type": "axway", "key": "x.csv"}},
+        {},
+        {},
+        ("is an SFTP server", "Set AXWAY_SFTP_USER and AXWAY_SFTP_PASSWORD"),
+    ),
+    "nothing to know an SFTP server by": (
+        {"source": {"type": "axway", "key": "x.csv"}},
+        {},
+        {"AXWAY_SFTP_USER": "me", "AXWAY_SFTP_PASSWORD": "pw-not-to-be-told", "HOME": "/nowhere"},
+        ("there is no /nowhere/.ssh/known_hosts", "ssh-keyscan"),
+    ),
+    "another format": (
+        {"format": {"type": "parquet"}},
+        {},
+        {},
+        ("is not the Parquet file that `file_format` says", "Mend the source"),
+    ),
     "no acl": ({"acl": None}, {"push": True}, {}, ("has no `acl`", "Add one")),
     "no credentials": (
         {},
@@ -383,6 +445,8 @@ def test_a_failed_ingest_says_why(
                 template["ingestion"]["processing_steps"][0]["name"] = step
             if source := changes.pop("source", None):
                 template["ingestion"]["source"] = source
+            if file_format := changes.pop("format", None):
+                template["ingestion"]["file_format"] = file_format
             template = {k: v for k, v in {**template, **changes}.items() if v is not None}
             path.write_text(yaml.safe_dump(template).replace("{port}", port))
     set_variables(monkeypatch, with_port({**storage, **variables}, port))
@@ -425,7 +489,7 @@ BUILD_FAILURES: dict[str, tuple[str, tuple[str, str], Variables, tuple[str, ...]
         "plan",
         ("my_points", "never_archived"),
         {},
-        ("never_archived was never archived", "Materialize ingest/never_archived with `push"),
+        ("never_archived was never archived", "no template here gives it", "RECIPES_BUCKET"),
     ),
     "version not archived": (
         "plan",
