@@ -15,7 +15,7 @@ from orchestration.catalog.checkout import checkout_root, product_folder, templa
 from orchestration.catalog.ingest_templates import templates_of
 from orchestration.catalog.partition_keys import BuildKey, read_build_key, schema_name
 from orchestration.catalog.products import Product
-from orchestration.catalog.recipes import recipe_inputs
+from orchestration.catalog.recipes import RecipeInputs, recipe_inputs
 from orchestration.catalog.templated_yaml import YAML_LOADER
 from orchestration.lifecycle import child
 from orchestration.lifecycle.child import StageFailed
@@ -109,6 +109,8 @@ def run_stage(product: Product, stage: str, partition: str, logger: logging.Logg
 
 def _plan(build: Build, logger: logging.Logger) -> Planned:
     result = build.folder / "plan"
+    if warning := _inputs(build.source / build.product.recipe).warning:
+        logger.warning(warning)
     with staged(result, "plan") as staging:
         step = _step(
             logger,
@@ -236,7 +238,8 @@ def _step(
         parameters={
             "name": build.product.id,
             "recipe": str(recipe),
-            "templates_of": _templates_of(recipe, templates_folder(build.root)),
+            # What to ingest for which input, for the sentence of a step that misses one.
+            "templates_of": templates_of(templates_folder(build.root), _inputs(recipe).datasets),
             **parameters,
         },
         env=env,
@@ -247,13 +250,12 @@ def _step(
     )
 
 
-def _templates_of(recipe: Path, templates: Path) -> dict[str, str]:
-    """What to ingest for which input, for the sentence of a step that misses one."""
+def _inputs(recipe: Path) -> RecipeInputs:
     try:
-        return templates_of(templates, recipe_inputs(recipe).datasets)
+        return recipe_inputs(recipe)
     except OrchestrationError:
         # dcpy says what is wrong with the recipe.
-        return {}
+        return RecipeInputs(())
 
 
 def _read_lock(folder: Path) -> dict[str, Any]:

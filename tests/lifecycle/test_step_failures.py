@@ -355,6 +355,22 @@ def test_a_version_archived_with_other_data_is_not_replaced_by_accident(sample: 
     assert failure_of(assets, "1", {"push": True, "overwrite_okay": True}) is None
 
 
+def test_a_base_recipe_of_a_base_recipe_is_not_planned_and_plan_says_so(
+    sample: Path, lifecycle: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, base in (("recipe", "middle"), ("middle", "base"), ("base", None)):
+        text = f"base_recipe: {base}.yml\n{VALID_RECIPE}" if base else VALID_RECIPE
+        if name == "base":
+            text = text.replace("qpl_libraries", "nypl_libraries")
+        (sample / RECIPE).with_stem(name).write_text(text)
+
+    assert failure_of(own_product("plan"), "26Q1-first") is None
+
+    assert "Add to recipe.yml what it needs of base.yml." in "".join(capfd.readouterr())
+    [lock] = lifecycle.glob("builds/own_product/26Q1-first/recipe.lock.yml")
+    assert "nypl_libraries" not in lock.read_text()
+
+
 def test_a_secret_in_an_exception_is_not_told(
     sample: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
