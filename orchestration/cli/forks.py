@@ -4,15 +4,17 @@ The process tells what it does in lines of JSON. It has no terminal, so that a C
 its business, and it ends when the one that forked it ends, however that does.
 """
 
+import functools
 import json
 import os
+import selectors
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, cast
 
 from orchestration.server import console
 
@@ -108,3 +110,28 @@ def _in_fork(work: Callable[[Tell], None], write: int, held_read: int) -> None:
 def _end_with_parent(held_read: int) -> None:
     os.read(held_read, 1)
     os.kill(os.getpid(), signal.SIGINT)
+
+
+def each_in_a_fork(
+    names: Sequence[str], work: Callable[[str, Tell], None]
+) -> Iterator[tuple[str, list[Message], int]]:
+    """Does the work for each name in a process of its own, as many at a time as there are CPUs.
+
+    Gives the name, what was told, and the exit status, whoever is first.
+    """
+    waiting = list(reversed(names))
+    going: dict[Fork, tuple[str, list[Message]]] = {}
+    with selectors.DefaultSelector() as selector:
+        while waiting or going:
+            while waiting and len(going) < (os.cpu_count() or 1):
+                name = waiting.pop()
+                fork = Fork(functools.partial(work, name))
+                going[fork] = (name, [])
+                selector.register(fork, selectors.EVENT_READ)
+            for key, _ in selector.select():
+                fork = cast(Fork, key.fileobj)
+                going[fork][1].extend(fork.read())
+                if fork.status is not None:
+                    selector.unregister(fork)
+                    name, messages = going.pop(fork)
+                    yield name, messages, fork.status

@@ -8,8 +8,15 @@ import click
 from orchestration import counted
 from orchestration.catalog.checkout import checkout_root, products_file
 
+EPILOG = """\b
+Examples:
+  python -m orchestration generate
+  python -m orchestration generate --check
+  python -m orchestration generate --schema > products.schema.json
+"""
 
-@click.command("generate", short_help="Write the code locations and workspace.yaml.")
+
+@click.command("generate", short_help="Write the code locations and workspace.yaml.", epilog=EPILOG)
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 and show a diff if stale.")
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of products.yml, for editors.")
 def command(check: bool, schema: bool) -> int:

@@ -12,8 +12,14 @@ from orchestration.cli.options import PORT, PathPrefix
 if TYPE_CHECKING:
     from orchestration.cli.client import LocationStatus
 
+EPILOG = """\b
+Examples:
+  python -m orchestration status
+  python -m orchestration status --port 8080
+"""
 
-@click.command("status", short_help="List what a running server serves.")
+
+@click.command("status", short_help="List what a running server serves.", epilog=EPILOG)
 @click.option("--host", default="127.0.0.1", help="The server's address.")
 @click.option("--port", type=PORT, default=3000, help="The server's port.")
 @click.option(

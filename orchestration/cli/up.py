@@ -6,8 +6,15 @@ import click
 
 from orchestration.cli.options import PRIVATE, CommaSeparated, PathPrefix
 
+EPILOG = """\b
+Examples:
+  python -m orchestration up
+  python -m orchestration up --port 8080 --only pluto,ingest
+  python -m orchestration up --owner team:housing
+"""
 
-@click.command("up", short_help="Serve Dagster: the web UI and the daemon.")
+
+@click.command("up", short_help="Serve Dagster: the web UI and the daemon.", epilog=EPILOG)
 @click.option("--host", default="127.0.0.1", help="Address to listen on.")
 @click.option("--port", type=int, default=3000, help="Port to listen on.")
 @click.option(

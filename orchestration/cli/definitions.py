@@ -1,0 +1,43 @@
+"""What a location defines, told without a server."""
+
+from typing import Any
+
+from dagster import Definitions
+
+from orchestration.cli.broken import place_and_text
+from orchestration.cli.forks import Tell
+from orchestration.generator.render import LOCATIONS
+
+
+def describe(name: str, text: str, tell: Tell) -> None:
+    """Loads a location from the text of its module, and tells its assets and schedules.
+
+    Where it cannot be loaded, tells the problem, with file and line where they are known.
+    """
+    try:
+        module: dict[str, Any] = {"__name__": f"orchestration.locations.{name}"}
+        exec(compile(text, str(LOCATIONS / f"{name}.py"), "exec"), module)
+        definitions: Definitions = module["defs"]
+        Definitions.validate_loadable(definitions)
+        tell(
+            {
+                "assets": sorted(
+                    key.to_user_string()
+                    for key in definitions.resolve_all_asset_keys()
+                    if definitions.resolve_asset_graph().get(key).is_materializable
+                ),
+                "schedules": [
+                    {
+                        "name": schedule.name,
+                        "cron": schedule.cron_schedule,
+                        "timezone": schedule.execution_timezone or "UTC",
+                        "is_on": schedule.default_status.value == "RUNNING",
+                    }
+                    for schedule in definitions.get_repository_def().schedule_defs
+                ],
+            }
+        )
+    except Exception as error:
+        # A team's own definitions raise whatever they do.
+        place, problem = place_and_text(error)
+        tell({"problem": problem, **({"file": place[0], "line": place[1]} if place else {})})

@@ -1,0 +1,112 @@
+"""The command line as a whole: whichever Python calls it, wherever, and how it speaks."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestration.catalog.checkout import PROJECT_ROOT
+from orchestration.cli.main import COMMANDS, main
+from tests.harness.processes import orchestration
+
+NAMES = [module.command.name or "" for module in COMMANDS]
+
+
+@pytest.fixture
+def bare_python(tmp_path: Path) -> str:
+    """A Python that has nothing but its standard library."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
+    return str(tmp_path / "bare" / "bin" / "python")
+
+
+def call(python: str, project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [python, "-m", "orchestration", *arguments],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_another_python_finds_the_projects_own(bare_python: str, project: Path) -> None:
+    own = project / "orchestration" / "dagster" / ".venv" / "bin"
+    own.mkdir(parents=True)
+    (own / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (own / "python").chmod(0o755)
+    result = call(bare_python, project, "generate", "--check")
+    assert result.returncode == 0, result.stderr
+
+
+def test_without_one_it_says_in_a_sentence_how_to_get_it(bare_python: str, project: Path) -> None:
+    result = call(bare_python, project, "generate", "--check")
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"{bare_python} has no Dagster, and ")
+    assert "Run `make up`" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_help_is_quick_and_imports_nothing_that_takes_time() -> None:
+    program = "import sys\nfrom orchestration.cli.main import main\n"
+    listed = "print(*sorted({'dagster', 'rich', 'pydantic', 'yaml', 'jinja2'} & set(sys.modules)))"
+    result = subprocess.run(
+        [sys.executable, "-c", f"{program}main(['--help'])\n{listed}"],
+        cwd=PROJECT_ROOT,
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert result.stdout.endswith("\n\n"), result.stdout
+
+    def seconds() -> float:
+        start = time.monotonic()
+        assert orchestration("--help").returncode == 0
+        return time.monotonic() - start
+
+    assert min(seconds() for _ in range(5)) < 0.2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_has_a_help_with_an_example_in_80_columns(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main([name, "--help"]) == 0
+    said = capsys.readouterr().out
+    assert f"python -m orchestration {name}" in said.partition("Example")[2]
+    assert max(map(len, said.splitlines())) <= 80
+
+
+def test_a_command_that_there_is_not_is_an_error_of_usage(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["statsu"]) == 2
+    assert "No such command 'statsu'" in capsys.readouterr().err
+
+
+def test_it_works_in_a_folder_with_umlauts_and_spaces_in_an_ascii_locale(
+    tmp_path: Path, project: Path, checkout: Path
+) -> None:
+    folder = tmp_path / "Städte & Flüsse"
+    folder.mkdir()
+    shutil.move(project, folder / "project")
+    shutil.move(checkout, folder / "checkout")
+    env = {
+        **os.environ,
+        "DATA_ENGINEERING_ROOT": str(folder / "checkout"),
+        "LC_ALL": "POSIX",
+        "PYTHONIOENCODING": "ascii",
+    }
+    result = subprocess.run(
+        [sys.executable, "-m", "orchestration", "check"],
+        cwd=folder / "project",
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (result.returncode, result.stdout) == (0, ""), result.stderr
