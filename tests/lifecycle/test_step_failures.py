@@ -1166,6 +1166,49 @@ RECORDED = [
         "File db-own/draft/25B/own.csv not found",
         ("db-own has no file own.csv in version 25B", "Mend `version`"),
     ),
+    (
+        "load",
+        "builtins.FileNotFoundError",
+        "Directory db-own/publish/25B not found\n\nVersion 25B not found.",
+        ("db-own has not published version 25B. Mend `version`",),
+    ),
+    (
+        "load",
+        "builtins.FileNotFoundError",
+        "Directory dcas_lift/25B not found",
+        ("dcas_lift, an input of", "no version 25B in the team's private", "PRIVATE_BUCKET"),
+    ),
+    (
+        "load",
+        "builtins.AssertionError",
+        "'PUBLISHING_BUCKET' must be defined to use edm connectors",
+        ("is what the team published, and PUBLISHING_BUCKET", "Set it where Dagster is started"),
+    ),
+    (
+        "load",
+        "builtins.TypeError",
+        "SocrataConnector._pull() missing 2 required keyword-only arguments: 'org' and 'format'",
+        ("needs 'org' and 'format' under `custom`", "Mend the recipe"),
+    ),
+    (
+        "load",
+        "builtins.Exception",
+        "No bucket defined",
+        ("needs bucket under `custom`", "Mend the recipe"),
+    ),
+    (
+        "load",
+        "builtins.ValueError",
+        "Version '25B' should be in format 'version.revision'",
+        ("is a draft", "and not 25B", "Mend the recipe"),
+    ),
+    (
+        "load",
+        "pydantic_core._pydantic_core.ValidationError < ValueError",
+        "1 validation error for Recipe\ninputs.datasets.0.file_type\n  Input should be 'pg_dump' "
+        "or 'csv' [type=enum, input_value='nosuch', input_type=str]\n    For further ...",
+        ("lock file does not fit", "(inputs.datasets.0.file_type: Input", "Materialize plan again"),
+    ),
 ]
 SAMPLE_RECORDED = [
     (
