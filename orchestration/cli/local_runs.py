@@ -25,10 +25,9 @@ from dagster import (
 
 from orchestration import OrchestrationError
 from orchestration.catalog.names import INGEST, STAGES, build_job
-from orchestration.catalog.partition_keys import check_key, read_build_key
 from orchestration.cli.broken import where_and_why
 from orchestration.cli.forks import Tell
-from orchestration.cli.runs import Run, State
+from orchestration.cli.runs import Run, State, check_options
 from orchestration.instance.deaths import note_death, note_deaths
 from orchestration.instance.home import open_instance
 from orchestration.instance.partitions import add_partition
@@ -47,11 +46,6 @@ STATES = {
     DagsterRunStatus.SUCCESS: State.SUCCEEDED,
     DagsterRunStatus.CANCELED: State.CANCELLED,
 }
-
-
-def check_partition(run: Run) -> None:
-    """Raises PartitionKeyError where the run's partition key is none."""
-    (check_key if run.selection.location == INGEST else read_build_key)(run.partition)
 
 
 def execute(run: Run, tell: Tell) -> None:
@@ -137,12 +131,7 @@ def op_config(
         known |= fields
         if own := {name: value for name, value in config.items() if name in fields}:
             found[op.name] = {"config": own}
-    if unknown := sorted(set(config) - known):
-        have = ", ".join(sorted(known)) or "none"
-        raise OrchestrationError(
-            f"There is no option {', '.join(unknown)} in the config of what is selected. "
-            f"Its options: {have}."
-        )
+    check_options(config, known)
     return found
 
 

@@ -3,19 +3,16 @@
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from orchestration.catalog.checkout import checkout_root
-from orchestration.catalog.names import INGEST
-from orchestration.cli.options import PRIVATE, selecting, with_storage
+from orchestration.cli.options import PRIVATE, selecting
 
 if TYPE_CHECKING:
-    from orchestration.cli.runs import Run
-    from orchestration.cli.selection import Catalog
+    pass
 
 EPILOG = """\b
 Examples:
@@ -47,16 +44,14 @@ def command(jobs: int, retry_failed: bool, verbose: bool, as_json: bool, **selec
     build, as VERSION-NOTE (2026.1-1_first); a version for ingest.
     """
     from orchestration.cli.progress import Progress
-    from orchestration.cli.runs import Runs, State
+    from orchestration.cli.runs import Runs, State, selected_runs
     from orchestration.cli.selection import Catalog
     from orchestration.instance.home import prepare_dagster_home
 
     os.umask(PRIVATE)
-    runs = _runs(Catalog(checkout_root()), **selected)
+    runs = selected_runs(Catalog(checkout_root()), **selected)
     from orchestration.cli import local_runs
 
-    for run in runs:
-        local_runs.check_partition(run)
     prepare_dagster_home()
     if retry_failed:
         runs = [
@@ -81,58 +76,7 @@ def command(jobs: int, retry_failed: bool, verbose: bool, as_json: bool, **selec
         progress.summary()
     if as_json:
         for run in runs:
-            print(json.dumps(_described(run), ensure_ascii=False))
+            print(json.dumps(run.described(), ensure_ascii=False))
     if executed.cancelled_by:
         return 128 + executed.cancelled_by
     return 0 if all(run.state is State.SUCCEEDED for run in runs) else 1
-
-
-def _runs(
-    catalog: "Catalog",
-    *,
-    selection: Sequence[str],
-    partition: str,
-    everything: bool,
-    owner: Sequence[str],
-    group: Sequence[str],
-    config: Mapping[str, Any] | None,
-    push: bool,
-    latest: bool,
-) -> "list[Run]":
-    from orchestration.cli.runs import Run
-
-    selections = catalog.choose(selection, everything=everything, owners=owner, groups=group)
-    options = with_storage(config or {}, push=push, latest=latest)
-    runs: list[Run] = []
-    ingesting: dict[str, Run] = {}
-    for each in selections:
-        run = Run(each, partition, options)
-        runs.append(run)
-        if each.location == INGEST:
-            ingesting[each.assets[0]] = run
-    for run in runs:
-        upstream = catalog.upstream(run.selection) if ingesting else set()
-        run.after = [ingesting[name] for name in sorted(upstream & set(ingesting))]
-    return runs
-
-
-def _described(run: "Run") -> dict[str, Any]:
-    from orchestration.cli.progress import sentence
-
-    return {
-        "selection": run.selection.name,
-        "partition": run.partition,
-        "run_id": run.id,
-        "state": run.state.value,
-        "seconds": round(run.seconds, 3),
-        "error": sentence(run) or None,
-        "log": run.log,
-        "results": [
-            {
-                "asset": result["materialized"],
-                "path": result.get("path"),
-                "rows": result.get("rows"),
-            }
-            for result in run.results
-        ],
-    }

@@ -1,5 +1,6 @@
 """Options that several commands have, and the types of their values."""
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -109,3 +110,28 @@ def with_storage(config: Mapping[str, Any], *, push: bool, latest: bool) -> dict
     if found.get("latest") and not found.get("push"):
         raise click.UsageError("--latest needs --push: there is no latest version but in storage.")
     return found
+
+
+def serving(command: Command) -> Command:
+    """Gives a command the options that say where the server is, as its `url`."""
+
+    @functools.wraps(command)
+    def with_url(*, host: str, port: int, path_prefix: str, **others: Any) -> int:
+        return command(url=f"http://{host}:{port}{path_prefix}", **others)
+
+    for decorate in reversed(
+        (
+            click.option("--host", default="127.0.0.1", help="The server's address."),
+            click.option("--port", type=PORT, default=3000, help="The server's port."),
+            click.option(
+                "--path-prefix",
+                type=PathPrefix(),
+                default="",
+                metavar="/PATH",
+                show_default=False,
+                help="The server's path prefix, if it has one.",
+            ),
+        )
+    ):
+        with_url = decorate(with_url)
+    return with_url

@@ -129,15 +129,10 @@ def _styled(text: str, style: str, out: TextIO) -> None:
         print(text, file=out, flush=True)
 
 
-def sentence(run: Run) -> str:
-    """Why the run did not succeed, without what was printed and raised below that."""
-    return run.error.split("\n\n")[0].partition(" Its last output:\n")[0]
-
-
 def _failure_of(run: Run, *, verbose: bool) -> str:
     what = f"{run.asset or run.selection.name} {run.state.value}."
     log = f" Its log: {_short(run.log)}" if run.log else ""
-    return f"{what} {run.error if verbose else sentence(run)}{log}"
+    return f"{what} {run.error if verbose else run.sentence}{log}"
 
 
 def _result_of(run: Run) -> str:

@@ -9,14 +9,18 @@ import selectors
 import signal
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
+from orchestration import OrchestrationError
+from orchestration.catalog.names import INGEST
+from orchestration.catalog.partition_keys import check_key, read_build_key
 from orchestration.cli.forks import SIGNALS, Fork, Message, Tell
-from orchestration.cli.selection import Selection
+from orchestration.cli.options import with_storage
+from orchestration.cli.selection import Catalog, Selection
 
 
 class State(Enum):
@@ -56,6 +60,97 @@ class Run:
     def has_ended(self) -> bool:
         """Whether nothing more becomes of it."""
         return self.state not in (State.WAITING, State.RUNNING)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether what it comes after is there."""
+        return all(run.state is State.SUCCEEDED for run in self.after)
+
+    @property
+    def unreachable(self) -> str:
+        """Why it will never be due, if so."""
+        lost = [run for run in self.after if run.has_ended and run.state is not State.SUCCEEDED]
+        return f"It needs {', '.join(run.selection.name for run in lost)}." if lost else ""
+
+    def check_partition(self) -> None:
+        """Raises PartitionKeyError where the partition key cannot be one of such a run."""
+        (check_key if self.selection.location == INGEST else read_build_key)(self.partition)
+
+    def take(self, message: Message) -> None:
+        """Notes what follows from what it has told."""
+        match message:
+            case {"began": asset}:
+                self.asset = asset
+            case {"materialized": _}:
+                self.results.append(message)
+            case {"failed": _, "error": error, "log": log}:
+                self.error, self.log = self.error or error, self.log or log
+
+    @property
+    def sentence(self) -> str:
+        """Why it has not succeeded, without what was printed and raised below that."""
+        return self.error.split("\n\n")[0].partition(" Its last output:\n")[0]
+
+    def described(self) -> dict[str, Any]:
+        """How it went, as a program reads it."""
+        return {
+            "selection": self.selection.name,
+            "partition": self.partition,
+            "run_id": self.id,
+            "state": self.state.value,
+            "seconds": round(self.seconds, 3),
+            "error": self.sentence or None,
+            "log": self.log,
+            "results": [
+                {
+                    "asset": result["materialized"],
+                    "path": result.get("path"),
+                    "rows": result.get("rows"),
+                }
+                for result in self.results
+            ],
+        }
+
+
+def check_options(config: Mapping[str, Any], known: Set[str]) -> None:
+    """Raises OrchestrationError for an option in `config` that none of the assets has."""
+    if unknown := sorted(set(config) - known):
+        raise OrchestrationError(
+            f"There is no option {', '.join(unknown)} in the config of what is selected. "
+            f"Its options: {', '.join(sorted(known)) or 'none'}."
+        )
+
+
+def selected_runs(
+    catalog: Catalog,
+    *,
+    selection: Sequence[str],
+    partition: str,
+    everything: bool,
+    owner: Sequence[str],
+    group: Sequence[str],
+    config: Mapping[str, Any] | None,
+    push: bool,
+    latest: bool,
+) -> list[Run]:
+    """A run for each thing that is selected; one that takes in what another makes comes after it.
+
+    The arguments are those of `options.selecting`. Raises OrchestrationError for what cannot be.
+    """
+    selections = catalog.choose(selection, everything=everything, owners=owner, groups=group)
+    options = with_storage(config or {}, push=push, latest=latest)
+    runs: list[Run] = []
+    ingesting: dict[str, Run] = {}
+    for each in selections:
+        run = Run(each, partition, options)
+        runs.append(run)
+        if each.location == INGEST:
+            ingesting[each.assets[0]] = run
+    for run in runs:
+        upstream = catalog.upstream(run.selection) if ingesting else set()
+        run.after = [ingesting[name] for name in sorted(upstream & set(ingesting))]
+        run.check_partition()
+    return runs
 
 
 class Display(Protocol):
@@ -132,10 +227,9 @@ class Runs:
         for run in self.runs:
             if run.state is not State.WAITING:
                 continue
-            if lost := [each for each in run.after if each.has_ended and not _is_good(each)]:
-                names = ", ".join(each.selection.name for each in lost)
-                self._settle(run, State.NOT_STARTED, f"It needs {names}.")
-            elif len(self._forks) < self._jobs and all(map(_is_good, run.after)):
+            if why := run.unreachable:
+                self._settle(run, State.NOT_STARTED, why)
+            elif len(self._forks) < self._jobs and run.is_due:
                 run.state, run.began = State.RUNNING, time.monotonic()
                 fork = Fork(lambda tell, run=run: self._work(run, tell))  # type: ignore[misc]
                 self._forks[fork] = run
@@ -159,17 +253,11 @@ class Runs:
 
     def _take(self, run: Run, message: Message) -> None:
         run.seconds = time.monotonic() - run.began
-        match message:
-            case {"began": asset}:
-                run.asset = asset
-            case {"materialized": _}:
-                run.results.append(message)
-            case {"failed": _, "error": error, "log": log}:
-                run.error, run.log = run.error or error, run.log or log
-            case {"ended": state}:
-                self._settle(run, State(state), run.error or message.get("error", ""))
-                return
-        self._display.show(run, message)
+        if "ended" in message:
+            self._settle(run, State(message["ended"]), run.error or message.get("error", ""))
+        else:
+            run.take(message)
+            self._display.show(run, message)
 
     def _settle(self, run: Run, state: State, error: str) -> None:
         run.state, run.error = state, error
@@ -183,7 +271,3 @@ class Runs:
         self._cancel(list(self._forks.values()))
         for fork in self._forks:
             fork.interrupt()
-
-
-def _is_good(run: Run) -> bool:
-    return run.state is State.SUCCEEDED

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from orchestration.catalog.names import STAGES
-from orchestration.cli.options import PORT, PathPrefix
+from orchestration.cli.options import serving
 
 if TYPE_CHECKING:
     from orchestration.cli.client import LocationStatus
@@ -20,21 +20,12 @@ Examples:
 
 
 @click.command("status", short_help="List what a running server serves.", epilog=EPILOG)
-@click.option("--host", default="127.0.0.1", help="The server's address.")
-@click.option("--port", type=PORT, default=3000, help="The server's port.")
-@click.option(
-    "--path-prefix",
-    type=PathPrefix(),
-    default="",
-    metavar="/PATH",
-    show_default=False,
-    help="The server's path prefix, if it has one.",
-)
-def command(host: str, port: int, path_prefix: str) -> int:
+@serving
+def command(url: str) -> int:
     """List what a running server serves; exit 1 if any of it is broken."""
     from orchestration.cli.client import read_status
 
-    locations = read_status(f"http://{host}:{port}{path_prefix}")
+    locations = read_status(url)
     sys.stdout.write(table(locations))
     return 1 if any(location.error for location in locations) else 0
 

@@ -1,3 +1,7 @@
+import json
+import os
+import signal
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -6,6 +10,7 @@ from orchestration.catalog.names import STAGES
 from orchestration.cli.client import LocationStatus
 from orchestration.cli.main import main
 from orchestration.cli.status import table
+from tests.harness.processes import ORCHESTRATION
 from tests.harness.up_server import Server, copy_project, free_port, pretend_done, serving
 
 LOCATIONS = ("park_access", "capital_projects")
@@ -59,6 +64,57 @@ def test_a_path_that_cannot_be_is_refused(
 ) -> None:
     assert main([command, "--path-prefix", path]) == 2
     assert f"{path!r} must begin with `/`, and not end with it." in capsys.readouterr().err
+
+
+def test_launch_has_it_run_and_follows_the_log(server: Server) -> None:
+    result = server.command("launch", "park_access/package", "main", *server.where)
+    assert result.returncode == 0, result.stderr
+    first, *lines = result.stdout.splitlines()
+    assert server.run_status(first.split()[-1]) == "SUCCESS"
+    assert lines[0] == "park_access/package …"
+    assert lines[-1] == "Succeeded."
+
+
+def test_launch_ends_with_why_a_run_failed(server: Server) -> None:
+    result = server.command("launch", "park access/build", "2026-1_new", *server.where, "--json")
+    assert result.returncode == 1
+    run = json.loads(result.stdout)
+    assert run["state"] == "failed"
+    assert "has no load for build to work on" in run["error"]
+    assert result.stderr.splitlines()[-1].startswith("park_access/build failed. Product")
+    assert "2026-1_new" in server.partitions("park_access")
+
+
+def test_launch_says_what_is_not_served(server: Server) -> None:
+    result = server.command("launch", "libraries", "main", *server.where)
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"The server at {server.url} does not serve libraries/plan.")
+
+
+def test_ctrl_c_in_launch_leaves_the_run_to_the_server(server: Server) -> None:
+    (server.product_folder("park_access") / "build.sh").write_text("touch begun; sleep 60\n")
+    pretend_done(server.project, "park_access", "load", "2026-2_slow")
+    env = {**os.environ, "DATA_ENGINEERING_ROOT": str(server.checkout)}
+    process = subprocess.Popen(
+        [*ORCHESTRATION, "launch", "park_access/build", "2026-2_slow", *server.where],
+        cwd=server.project,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout
+        run_id = process.stdout.readline().split()[-1]
+        server.wait_for_run(run_id, "STARTED")
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert said == f"park_access/build goes on: {server.url}/runs/{run_id}\n"
+    assert server.run_status(run_id) == "STARTED"
+    server.cancel(run_id)
+    server.wait_for_run(run_id, "CANCELED")
 
 
 def test_a_proxy_is_not_asked_for_this_machines_server(

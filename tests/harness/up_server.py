@@ -399,7 +399,12 @@ class Server:
 
     def status(self) -> subprocess.CompletedProcess[str]:
         """What `python -m orchestration status` says of this server."""
-        return self.command("status", "--port", str(self.port), "--path-prefix", self._prefix)
+        return self.command("status", *self.where)
+
+    @property
+    def where(self) -> tuple[str, ...]:
+        """The options that tell a command of this server."""
+        return ("--port", str(self.port), "--path-prefix", self._prefix)
 
     def processes(self) -> set[int]:
         """Every process that this server, or anything it started, has running."""
