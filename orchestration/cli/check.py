@@ -142,11 +142,8 @@ def _of_locations(
     from orchestration.catalog.names import INGEST
     from orchestration.cli import definitions
     from orchestration.cli.forks import PRINTED, each_in_a_fork
-    from orchestration.generator.render import LOCATIONS, render
 
-    modules = {
-        path.stem: text for path, text in render(products).items() if path.parent == LOCATIONS
-    }
+    modules = definitions.modules(products)
     if not with_ingest:
         del modules[INGEST]
     folders = {product.slug: product_folder(root, product.folder) for product in products}

@@ -1,12 +1,20 @@
 """What a location defines, told without a server."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from dagster import Definitions
 
+from orchestration.catalog.products import Product
 from orchestration.cli.broken import place_and_text
 from orchestration.cli.forks import Tell
-from orchestration.generator.render import LOCATIONS
+from orchestration.generator.render import LOCATIONS, render
+from orchestration.server.dagster_internals import next_tick
+
+
+def modules(products: Sequence[Product]) -> dict[str, str]:
+    """The text of each location's module as it would be generated, by the location's name."""
+    return {path.stem: text for path, text in render(products).items() if path.parent == LOCATIONS}
 
 
 def describe(name: str, text: str, tell: Tell) -> None:
@@ -29,9 +37,12 @@ def describe(name: str, text: str, tell: Tell) -> None:
                 "schedules": [
                     {
                         "name": schedule.name,
-                        "cron": schedule.cron_schedule,
+                        "cron": schedule.cron_schedule
+                        if isinstance(schedule.cron_schedule, str)
+                        else " or ".join(schedule.cron_schedule),
                         "timezone": schedule.execution_timezone or "UTC",
                         "is_on": schedule.default_status.value == "RUNNING",
+                        "next": next_tick(schedule.cron_schedule, schedule.execution_timezone),
                     }
                     for schedule in definitions.get_repository_def().schedule_defs
                 ],

@@ -8,9 +8,9 @@ import click
 
 from orchestration import OrchestrationError, explained
 from orchestration.catalog.checkout import checkout_root
-from orchestration.cli import check, generate, launch, materialize, status, up
+from orchestration.cli import check, generate, launch, listing, materialize, new, status, up
 
-COMMANDS = (up, materialize, launch, status, check, generate)
+COMMANDS = (up, materialize, launch, listing, status, check, new, generate)
 """The modules of the commands, in the order in which `--help` lists them.
 
 Each has a `command`. All are imported for every one: what takes time, such as Dagster, is imported

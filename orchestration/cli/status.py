@@ -1,7 +1,9 @@
 """`status`: what a running server serves, its state, and the last run of each stage."""
 
+import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
@@ -16,17 +18,22 @@ EPILOG = """\b
 Examples:
   python -m orchestration status
   python -m orchestration status --port 8080
+  python -m orchestration status --json
 """
 
 
 @click.command("status", short_help="List what a running server serves.", epilog=EPILOG)
 @serving
-def command(url: str) -> int:
+@click.option("--json", "as_json", is_flag=True, help="Print the locations as a JSON list.")
+def command(url: str, as_json: bool) -> int:
     """List what a running server serves; exit 1 if any of it is broken."""
     from orchestration.cli.client import read_status
 
     locations = read_status(url)
-    sys.stdout.write(table(locations))
+    if as_json:
+        print(json.dumps([asdict(location) for location in locations], indent=2))
+    else:
+        sys.stdout.write(table(locations))
     return 1 if any(location.error for location in locations) else 0
 
 

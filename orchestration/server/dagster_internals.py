@@ -8,7 +8,8 @@ import importlib
 import logging
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dagster import DagsterRun, Definitions, deserialize_value, serialize_value
@@ -291,3 +292,10 @@ def _watch_target() -> tuple[Any, Any]:
         if not hasattr(owner, name):
             raise ImportError(f"{owner.__name__} has no {name}")
     return server_watcher, controller
+
+
+def next_tick(cron: str | Sequence[str], timezone: str | None) -> float:
+    """When a schedule is due next, in seconds since the epoch."""
+    from dagster._utils.schedules import schedule_execution_time_iterator
+
+    return next(schedule_execution_time_iterator(time.time(), cron, timezone)).timestamp()

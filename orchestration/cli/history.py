@@ -1,0 +1,82 @@
+"""What has become of products and templates so far, as the instance knows it."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from dagster import (
+    AssetKey,
+    DagsterEventType,
+    DagsterInstance,
+    DagsterRunStatus,
+    RunsFilter,
+)
+
+from orchestration.catalog.names import INGEST
+from orchestration.cli.local_runs import PARTITION_TAG, REPOSITORY_TAG
+
+MAX_FAILURES = 1000
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A time at which something went well, or did not."""
+
+    partition: str | None
+    time: float
+    """In seconds since the epoch."""
+    why: str | None = None
+    """Of a failure."""
+
+
+def last_good(instance: DagsterInstance, keys: Iterable[AssetKey]) -> dict[AssetKey, Moment]:
+    """Of each asset that was ever materialized, when it was last."""
+    found = {}
+    for record in instance.get_asset_records(list(keys)):
+        materialized = record.asset_entry.last_materialization_record
+        if materialized:
+            found[record.asset_entry.asset_key] = Moment(
+                materialized.partition_key, materialized.timestamp
+            )
+    return found
+
+
+def last_failed(instance: DagsterInstance) -> dict[str, Moment]:
+    """Of each product (by slug) and template (`ingest/<id>`) that ever failed, when it last did."""
+    found: dict[str, Moment] = {}
+    failures = RunsFilter(statuses=[DagsterRunStatus.FAILURE])
+    for record in instance.get_run_records(failures, limit=MAX_FAILURES):
+        run = record.dagster_run
+        location = run.tags.get(REPOSITORY_TAG, "").rpartition("@")[2]
+        names = {location}
+        if location == INGEST:
+            names = {key.to_user_string() for key in run.asset_selection or ()}
+        for name in names - set(found):
+            when = record.end_time or record.update_timestamp.timestamp()
+            why = next(_reasons(instance, run.run_id), None)
+            found[name] = Moment(run.tags.get(PARTITION_TAG), when, why)
+    return found
+
+
+def _reasons(instance: DagsterInstance, run_id: str) -> Iterator[str]:
+    for kind in (DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE):
+        for record in instance.get_records_for_run(run_id, of_type=kind).records:
+            event = record.event_log_entry.dagster_event
+            if event and event.is_step_failure:
+                said = event.step_failure_data.user_failure_data
+                error = event.step_failure_data.error
+                text = (said and said.description) or (error and error.message) or ""
+            else:
+                text = (event and event.message) or ""
+            if sentence := text.strip().split("\n")[0].partition(" Its last output:")[0]:
+                yield sentence
+
+
+def switched_schedules(instance: DagsterInstance) -> dict[tuple[str, str], bool]:
+    """Whether a schedule is on, by its location and name, where somebody has switched it."""
+    return {
+        (
+            state.origin.repository_origin.code_location_origin.location_name,
+            state.instigator_name,
+        ): state.is_running
+        for state in instance.all_instigator_state()
+    }

@@ -1,0 +1,173 @@
+"""`list`: the products and ingest templates of the checkout, and what has become of them."""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from orchestration.catalog.checkout import checkout_root, products_file, templates_folder
+from orchestration.cli.options import PRIVATE
+
+if TYPE_CHECKING:
+    from orchestration.catalog.products import Product
+    from orchestration.cli.history import Moment
+
+EPILOG = """\b
+Examples:
+  python -m orchestration list
+  python -m orchestration list --json
+"""
+SHOWN_PARTITIONS = 6
+
+
+@dataclass
+class Listed:
+    """A product or an ingest template, with what is known of it."""
+
+    name: str
+    owners: Sequence[str] = ()
+    description: str | None = None
+    schedules: Sequence[dict[str, Any]] = ()
+    partitions: Sequence[str] = ()
+    last_good: "Moment | None" = None
+    last_failed: "Moment | None" = None
+    problem: str | None = None
+    """Why it cannot be loaded, or read."""
+
+    def described(self) -> dict[str, Any]:
+        """As a program reads it, its times in ISO 8601."""
+        data = asdict(self)
+        for moment in (data["last_good"], data["last_failed"]):
+            if moment:
+                moment["time"] = _iso(moment["time"])
+        data["schedules"] = [
+            {**schedule, "next": _iso(schedule["next"])} for schedule in data["schedules"]
+        ]
+        return data
+
+
+@dataclass
+class Listing:
+    """All there is."""
+
+    products: list[Listed] = field(default_factory=list)
+    templates: list[Listed] = field(default_factory=list)
+
+
+@click.command("list", short_help="List products and ingest templates.", epilog=EPILOG)
+@click.option("--json", "as_json", is_flag=True, help="Print all that is known as JSON.")
+def command(as_json: bool) -> int:
+    """List products, their owners, schedules and builds, and the ingest templates.
+
+    Times are this machine's. No server is needed; `status` asks a running one.
+    """
+    from orchestration.catalog.products import read_products
+    from orchestration.instance.home import prepare_dagster_home
+
+    os.umask(PRIVATE)
+    products = read_products(products_file(checkout_root()))
+    prepare_dagster_home()
+    listing = _listing(products)
+    if as_json:
+        data = {
+            "products": [each.described() for each in listing.products],
+            "ingest_templates": [each.described() for each in listing.templates],
+        }
+        print(json.dumps(data, indent=2, ensure_ascii=False))
+    else:
+        print("\n".join(_text(listing)))
+    return 0
+
+
+def _listing(products: "Sequence[Product]") -> Listing:
+    from dagster import AssetKey
+
+    from orchestration.catalog.ingest_templates import read_templates
+    from orchestration.catalog.names import STAGES, build_partition_set, ingest_partition_set
+    from orchestration.cli import definitions, history
+    from orchestration.cli.forks import Tell, each_in_a_fork
+    from orchestration.instance.home import open_instance
+
+    slugs = [product.slug for product in products]
+    modules = definitions.modules(products)
+
+    def load(name: str, tell: Tell) -> None:
+        definitions.describe(name, modules[name], tell)
+
+    told = {
+        name: {key: value for message in messages for key, value in message.items()}
+        for name, messages, _ in each_in_a_fork(slugs, load)
+    }
+    templates = read_templates(templates_folder(checkout_root()))
+    with open_instance(lambda _: None) as instance:
+        built = {AssetKey([slug, STAGES[2]]): slug for slug in slugs}
+        ingested = [AssetKey(["ingest", template.id]) for template in templates]
+        good = history.last_good(instance, [*built, *ingested])
+        failed = history.last_failed(instance)
+        switched = history.switched_schedules(instance)
+        for slug in slugs:
+            for schedule in told[slug].get("schedules", ()):
+                schedule["is_on"] = switched.get((slug, schedule["name"]), schedule["is_on"])
+        return Listing(
+            products=[
+                Listed(
+                    name=product.id,
+                    owners=product.owners,
+                    description=product.description,
+                    schedules=told[product.slug].get("schedules", ()),
+                    partitions=instance.get_dynamic_partitions(build_partition_set(product.slug)),
+                    last_good=good.get(AssetKey([product.slug, STAGES[2]])),
+                    last_failed=failed.get(product.slug),
+                    problem=told[product.slug].get("problem"),
+                )
+                for product in products
+            ],
+            templates=[
+                Listed(
+                    name=f"ingest/{template.id}",
+                    description=template.name,
+                    partitions=instance.get_dynamic_partitions(ingest_partition_set(template.id)),
+                    last_good=good.get(AssetKey(["ingest", template.id])),
+                    last_failed=failed.get(f"ingest/{template.id}"),
+                    problem=template.problem,
+                )
+                for template in templates
+            ],
+        )
+
+
+def _text(listing: Listing) -> Iterable[str]:
+    for product in listing.products:
+        yield f"{product.name}  {', '.join(product.owners)}".rstrip()
+        for schedule in product.schedules:
+            due = _local(schedule["next"]) if schedule["is_on"] else "off"
+            yield f"  schedule     {schedule['name']} ({schedule['cron']}): {due}"
+        keys = product.partitions
+        more = f" and {len(keys) - SHOWN_PARTITIONS} more" if len(keys) > SHOWN_PARTITIONS else ""
+        yield f"  partitions   {', '.join(keys[-SHOWN_PARTITIONS:]) or 'none'}{more}"
+        yield from _moments(product)
+        yield ""
+    for template in listing.templates:
+        yield template.name
+        yield from _moments(template)
+
+
+def _moments(listed: Listed) -> Iterable[str]:
+    if listed.problem:
+        yield f"  broken       {listed.problem}"
+    if good := listed.last_good:
+        yield f"  last good    {good.partition}, {_local(good.time)}"
+    if failed := listed.last_failed:
+        yield f"  last failed  {failed.partition}, {_local(failed.time)}: {failed.why}"
+
+
+def _local(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M %Z")
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
