@@ -235,11 +235,12 @@ def test_a_stage_without_the_one_before_says_which_to_run(
 def test_a_cancelled_build_ends_with_all_that_it_started(
     built: Workplace,
     project: Path,
-    checkout: Path,
+    tmp_path: Path,
     with_build_command: Callable[[str], dict[str, str]],
     number: signal.Signals,
 ) -> None:
-    command = "sleep 300 & echo $! > child.pid; echo $$ > shell.pid; wait"
+    files = [tmp_path / f"{each}.pid" for each in ("child", "shell")]
+    command = f"sleep 300 & echo $! > {files[0]}; echo $$ > {files[1]}; wait"
     env = {**os.environ, **built.env, **with_build_command(command)}
     before = tree(built.libraries / "build")
     process = subprocess.Popen(
@@ -250,11 +251,12 @@ def test_a_cancelled_build_ends_with_all_that_it_started(
         stderr=subprocess.STDOUT,
         text=True,
     )
-    with process:
-        files = [checkout / "products" / "libraries" / f"{each}.pid" for each in ("child", "shell")]
+    try:
         assert wait_until(lambda: all(file.is_file() and file.read_text() for file in files))
         process.send_signal(number)
         output, _ = process.communicate(timeout=20)
+    finally:
+        process.kill()
     assert process.returncode not in (0, None)
     assert not any(is_running(int(file.read_text())) for file in files)
     assert tree(built.libraries / "build") == before

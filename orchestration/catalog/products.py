@@ -6,6 +6,7 @@ import keyword
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
@@ -18,10 +19,19 @@ from pydantic import (
     StrictStr,
     ValidationError,
 )
+from pydantic_core import PydanticCustomError
 
 from orchestration.catalog.yaml_file import Place, Problem, YamlFileError, read_yaml_mapping
 
 MAX_SLUG_LENGTH = 100  # it is a file name, and a part of longer names
+# What a stage sets for its process, and what to say instead, if there is something.
+SET_BY_STAGES = {
+    "BUILD_ENV_OUTPUT_DIR": "",
+    "BUILD_NAME": "; use `build_name`",
+    "DCPY_LIFECYCLE_DATA_DIR": "",
+    "PRODUCTS_DIR": "",
+    "TEMPLATE_DIR": "",
+}
 RESERVED_SLUGS = frozenset({"ingest", "__init__"})
 # Dagster's own rule for owners: dagster/_core/definitions/utils.py, is_valid_owner.
 EMAIL = re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,}")
@@ -68,9 +78,92 @@ def _strategy(value: Any) -> Any:
     return _text(value) if isinstance(value, str) else value
 
 
+def _variable_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+        raise ValueError("is not the name of a variable")
+    if value in SET_BY_STAGES:
+        raise ValueError(f"cannot be set here{SET_BY_STAGES[value]}")
+    return value
+
+
+def _variable_value(value: str) -> str:
+    return _text(value) if value else value
+
+
+def _build_name(value: str) -> str:
+    if not _rendered_name(_text(value), "a partition").strip():
+        raise ValueError("is empty once it is rendered")
+    return value
+
+
+def _rendered_name(template: str, partition: str) -> str:
+    # Imported only where there is something to render, since it takes time.
+    import jinja2
+    import jinja2.sandbox
+
+    environment = jinja2.sandbox.SandboxedEnvironment(undefined=jinja2.StrictUndefined)
+    try:
+        return environment.from_string(template).render(partition=partition)
+    except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError) as error:
+        raise ValueError(f"is not a template over `partition`: {error}") from error
+
+
+def build_name(product: "Product", partition: str) -> str:
+    """dcpy's name of the product's build for the partition."""
+    if product.build_name is None:
+        return partition
+    return _rendered_name(product.build_name, partition)
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of the build stage."""
+
+    name: str
+    run: str
+
+
+def _build_command(value: Any) -> Any:
+    if not isinstance(value, str | list):
+        raise PydanticCustomError("string_type", "must be text")
+    if isinstance(value, list) and not value:
+        raise ValueError("is an empty list")
+    entries = value if isinstance(value, list) else [value]
+    for number, entry in enumerate(entries, 1):
+        where = f"entry {number} " if isinstance(value, list) else ""
+        pairs = list(entry.items()) if isinstance(entry, dict) else [("", entry)]
+        if len(pairs) != 1 or not all(isinstance(part, str) for part in pairs[0]):
+            raise ValueError(f"{where}must be a command, or `name: command`, as text")
+        try:
+            _text(pairs[0][1])
+        except ValueError as error:
+            raise ValueError(f"{where}{error}") from error
+    names = [command.name for command in _commands(value)]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"has two commands called {twice.pop()!r}")
+    return value
+
+
+def _commands(value: Any) -> tuple[Command, ...]:
+    entries = value if isinstance(value, list) else [value]
+    return tuple(
+        Command(*next(iter(entry.items())))
+        if isinstance(entry, dict)
+        else Command(str(number), entry)
+        for number, entry in enumerate(entries, 1)
+    )
+
+
 Text = Annotated[StrictStr, AfterValidator(_text)]
 RelativePath = Annotated[StrictStr, AfterValidator(_path_below)]
 Owner = Annotated[StrictStr, AfterValidator(_owner)]
+VariableName = Annotated[StrictStr, AfterValidator(_variable_name)]
+VariableValue = Annotated[StrictStr, AfterValidator(_variable_value)]
+BuildName = Annotated[StrictStr, AfterValidator(_build_name)]
+BuildCommand = Annotated[
+    Any,
+    PlainValidator(_build_command, json_schema_input_type=str | list[str | dict[str, str]]),
+]
 VersionStrategy = Annotated[
     Any,
     PlainValidator(_strategy, json_schema_input_type=str | dict[str, Any]),
@@ -101,14 +194,30 @@ class ProductDefaults(BaseModel):
     python: Text | None = Field(
         None, description="The interpreter for this product's lifecycle steps."
     )
+    env: dict[VariableName, VariableValue] = Field(
+        {},
+        description="Variables for this product's processes, such as BUILD_ENGINE_DB. Those of "
+        "`defaults` are added to a product's own.",
+    )
+    env_file: Text | None = Field(
+        None,
+        description="A file of secret variables, NAME=value in each line, for this product's "
+        "processes only. A relative path begins at the checkout's root.",
+    )
+    build_name: BuildName | None = Field(
+        None,
+        description="What dcpy calls a build, and uploads it under, as a Jinja template over "
+        "`partition`. Default: the partition's key.",
+    )
 
 
 class Product(ProductDefaults):
     """One product of products.yml."""
 
     id: Text = Field(description="The product's name, unique in the file.")
-    build_command: Text = Field(
-        description="The command of the build stage, run by bash in the product's folder."
+    build_command: BuildCommand = Field(
+        description="The command of the build stage, run by bash in the product's folder; or a "
+        "list of commands, or of `name: command`, that are run one after the other.",
     )
 
     @property
@@ -120,6 +229,11 @@ class Product(ProductDefaults):
     def folder(self) -> str:
         """The product's folder below products/."""
         return self.path or self.id
+
+    @property
+    def commands(self) -> tuple[Command, ...]:
+        """The commands of the build stage, in their order."""
+        return _commands(self.build_command)
 
 
 class ProductsFile(BaseModel):
@@ -136,9 +250,16 @@ class ProductsFile(BaseModel):
         """The products, with the defaults in the fields that they leave out."""
         defaults = self.defaults.model_dump(exclude_unset=True) if self.defaults else {}
         return tuple(
-            Product.model_validate(defaults | product.model_dump(exclude_unset=True))
+            Product.model_validate(_merged(defaults, product.model_dump(exclude_unset=True)))
             for product in self.products
         )
+
+
+def _merged(defaults: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    merged = defaults | own
+    if "env" in merged:
+        merged["env"] = defaults.get("env", {}) | own.get("env", {})
+    return merged
 
 
 def json_schema() -> dict[str, Any]:
@@ -166,7 +287,8 @@ def read_products(path: Path) -> tuple[Product, ...]:
 
 
 def _problem(error: dict[str, Any], data: Any, lines: dict[Place, int]) -> Problem:
-    place = tuple(error["loc"])
+    # pydantic's word for what is wrong with a key, not with its value
+    place = tuple(part for part in error["loc"] if part != "[key]")
     known = place
     while known not in lines:
         known = known[:-1]

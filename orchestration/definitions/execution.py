@@ -23,8 +23,10 @@ def execute(work: Callable[[], Outcome]) -> MaterializeResult[None]:
             metadata = {
                 "exit_code": failed.finished.returncode,
                 "log": MetadataValue.path(str(failed.log)),
-                "log_tail": tail_of(failed.finished),
+                "log_tail": tail_of(failed.finished.tail),
             }
+        if failed.workspace:
+            metadata["workspace"] = MetadataValue.path(str(failed.workspace))
         raise Failure(str(failed), metadata=metadata) from failed.__cause__
 
 

@@ -1,5 +1,6 @@
 """Materialization metadata in the form that Dagster's UI shows best."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from dagster import (
     TableSchema,
 )
 
-from orchestration.lifecycle.child import Finished
+from orchestration.catalog.git import Commit
 from orchestration.lifecycle.outcomes import (
     Built,
     Ingested,
@@ -24,6 +25,8 @@ from orchestration.lifecycle.outcomes import (
     Rows,
 )
 from orchestration.lifecycle.results import size_of
+
+MAX_FILES_SHOWN = 50
 
 
 def metadata_of(outcome: Outcome) -> dict[str, Any]:
@@ -41,10 +44,11 @@ def metadata_of(outcome: Outcome) -> dict[str, Any]:
         case Loaded(datasets, process):
             fields = ("id", "version", "file_type", "destination_type", "destination")
             own = {"datasets": table(datasets, fields)}
-        case Built(command, outputs, process):
+        case Built(commands, commit, outputs, process):
             own = {
-                "command": MetadataValue.text(command),
-                "outputs": table(outputs, ("file", "bytes")),
+                "commands": table(commands, ("name", "command", "seconds")),
+                "outputs": table(_grouped(outputs), ("file", "bytes")),
+                **_of_checkout(commit),
             }
         case Packaged(note):
             return {"stub": True, "note": note}
@@ -69,16 +73,38 @@ def _ingested(datasets: Rows) -> dict[str, Any]:
 
 def table(rows: Rows, fields: Sequence[str]) -> TableMetadataValue:
     """The rows' `fields` as a table, also where there are no rows."""
-    records = [
-        TableRecord({f: v if isinstance(v := row.get(f), int) else str(v or "") for f in fields})
-        for row in rows
-    ]
+    records = [TableRecord({field: _cell(row.get(field)) for field in fields}) for row in rows]
     return MetadataValue.table(records, TableSchema([TableColumn(field) for field in fields]))
 
 
-def tail_of(finished: Finished) -> MarkdownMetadataValue:
+def _cell(value: Any) -> int | float | str:
+    return value if isinstance(value, int | float) else str(value or "")
+
+
+def _grouped(outputs: Rows) -> Rows:
+    """The files, with a row for the whole of each folder that holds more than anybody reads."""
+    folders = Counter(str(row["file"]).partition("/")[0] for row in outputs)
+    large = {name: count for name, count in folders.items() if count > MAX_FILES_SHOWN}
+    rows = [row for row in outputs if str(row["file"]).partition("/")[0] not in large]
+    return rows + [
+        {
+            "file": f"{name}/ ({count} files)",
+            "bytes": sum(r["bytes"] for r in outputs if str(r["file"]).startswith(f"{name}/")),
+        }
+        for name, count in large.items()
+    ]
+
+
+def _of_checkout(commit: Commit | None) -> dict[str, Any]:
+    if commit is None:
+        return {}
+    changes = "\n".join(commit.changes[:MAX_FILES_SHOWN]) or "none"
+    return {"commit": commit.id, "uncommitted_changes": MetadataValue.md(f"```\n{changes}\n```")}
+
+
+def tail_of(lines: str) -> MarkdownMetadataValue:
     """The last lines that a process has printed."""
-    return MetadataValue.md(f"```\n{finished.tail}\n```")
+    return MetadataValue.md(f"```\n{lines}\n```")
 
 
 def _of_process(process: Process) -> dict[str, Any]:
@@ -86,6 +112,6 @@ def _of_process(process: Process) -> dict[str, Any]:
         "path": MetadataValue.path(str(process.result)),
         "dagster/uri": process.result.as_uri(),
         "bytes": size_of(process.result.resolve()),
-        "seconds": round(process.finished.seconds, 3),
-        "log_tail": tail_of(process.finished),
+        "seconds": round(process.seconds, 3),
+        "log_tail": tail_of(process.tail),
     }

@@ -9,6 +9,7 @@ from dagster import (
     AssetKey,
     AssetsDefinition,
     AssetSpec,
+    Config,
     Definitions,
     LastPartitionMapping,
     MaterializeResult,
@@ -18,6 +19,7 @@ from dagster import (
     in_process_executor,
     multi_asset,
 )
+from pydantic import Field
 
 from orchestration import OrchestrationError
 from orchestration.catalog.checkout import checkout_root, product_folder, templates_folder
@@ -92,20 +94,39 @@ def _plan_deps(product: Product) -> list[AssetDep]:
     ]
 
 
+class BuildConfig(Config):
+    """How the build commands are run."""
+
+    resume: bool = Field(
+        False,
+        description="Go on from the command that failed, in the workspace that it left.",
+    )
+
+
 def build_stage_asset(
     *, product: Product, stage: str, deps: Sequence[AssetDep | AssetKey]
 ) -> AssetsDefinition:
     """The asset of one stage of a product's build."""
-    work, kinds = DESCRIPTIONS[stage]
+    description, kinds = DESCRIPTIONS[stage]
     recipe = f"products/{product.folder}/{product.recipe}"
 
-    @multi_asset(
+    def run(context: AssetExecutionContext, *, resumes: bool = False) -> MaterializeResult[None]:
+        partition = partition_of(context)
+        return execute(lambda: run_stage(product, stage, partition, context.log, resumes=resumes))
+
+    def stage_asset(context: AssetExecutionContext) -> MaterializeResult[None]:
+        return run(context)
+
+    def build_asset(context: AssetExecutionContext, config: BuildConfig) -> MaterializeResult[None]:
+        return run(context, resumes=config.resume)
+
+    asset = multi_asset(
         name=f"{product.slug}__{stage}",
         specs=[
             AssetSpec(
                 key=AssetKey([product.slug, stage]),
                 deps=deps,
-                description="\n\n".join(filter(None, [product.description, work])),
+                description="\n\n".join(filter(None, [product.description, description])),
                 group_name=product.slug,
                 owners=product.owners,
                 tags={"product": product.slug, "lifecycle_stage": f"builds.{stage}"},
@@ -121,8 +142,4 @@ def build_stage_asset(
         partitions_def=build_partitions(product.slug),
         pool=f"build_{product.slug}",
     )
-    def stage_asset(context: AssetExecutionContext) -> MaterializeResult[None]:
-        partition = partition_of(context)
-        return execute(lambda: run_stage(product, stage, partition, context.log))
-
-    return stage_asset
+    return asset(build_asset if stage == "build" else stage_asset)

@@ -68,7 +68,8 @@ class Finished:
 class StageFailed(OrchestrationError):
     """A stage has not done its work; the text names its product or template, and says why.
 
-    `finished` and `log` are of the process that failed, where it was one.
+    `finished` and `log` are of the process that failed, where it was one, and `workspace` is what
+    it left behind.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class StageFailed(OrchestrationError):
     ) -> None:
         super().__init__(text)
         self.finished, self.log = finished, log
+        self.workspace: Path | None = None
 
 
 def run(
@@ -88,7 +90,7 @@ def run(
     redact: Redactor,
     grace: float = GRACE_SECONDS,
 ) -> Finished:
-    """Runs the command to its end, its output going to `logger` and to the file `log` as it comes.
+    """Runs the command to its end, its output going to `logger` and to the end of `log`.
 
     Nothing that it started is left when this returns or raises, nor when this process is killed.
     When this is interrupted the command gets SIGTERM, and SIGKILL after `grace` seconds.
@@ -157,13 +159,13 @@ class _Output:
     def __init__(self, logger: logging.Logger, log: Path, redact: Redactor) -> None:
         self._logger = logger
         # Unbuffered, so that what could not be written is not tried again and again.
-        self._file = log.open("wb", buffering=0)
+        self._file = log.open("ab", buffering=0)
         self._redact = redact
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._pending = ""
         self._event: list[str] = []
         self._event_characters = 0
-        self._log_bytes = 0
+        self._log_bytes = self._file.tell()
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
 
     @property

@@ -6,10 +6,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from dotenv.parser import parse_stream
+
+from orchestration import OrchestrationError
 from orchestration.catalog.checkout import templates_folder
+from orchestration.catalog.products import Product
 from orchestration.lifecycle import steps
 
 STEPS_FOLDER = Path(steps.__file__).parent
@@ -94,6 +99,9 @@ def base_environment(
         "PRODUCTS_DIR": str(root / "products"),
         "TEMPLATE_DIR": str(templates_folder(root)),
         "PYTHONUNBUFFERED": "1",
+        # The checkout is only read, by its own Python files and by git.
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "GIT_OPTIONAL_LOCKS": "0",
         # dcpy asks git for it where it is unset, and breaks on the empty answer.
         "BUILD_ENGINE_SCHEMA": "public",
     }
@@ -104,12 +112,15 @@ def load_environment(
 ) -> dict[str, str]:
     """What load, and a preprocessor that it calls, finds under dcpy.
 
-    `lock` is the content of the lock file. Source: dcpy/lifecycle/builds/build.py.
+    `lock` is the content of the lock file. Source: dcpy/lifecycle/builds/build.py, and what the
+    team's workflows do before: bash/build_env_setup.sh and bash/export_recipe_env.sh.
     """
     # dcpy of 2025 calls the lock's `env` `vars`.
     env = {**base, **_strings(lock.get("vars")), **_strings(lock.get("env"))}
     if server := SERVER.match(env.get("BUILD_ENGINE_SERVER", "")):
         env |= {f"BUILD_ENGINE_{part}": value for part, value in server.groupdict().items()}
+    if schema := env.get("BUILD_ENGINE_SCHEMA"):
+        env["BUILD_ENGINE_SCHEMA_TESTS"] = f"{schema}__tests"
     connection = [env.get(f"BUILD_ENGINE_{part}") for part in ("SERVER", "DB", "SCHEMA")]
     if all(connection):
         address, database, schema = connection
@@ -124,6 +135,33 @@ def build_environment(
     env = load_environment(base, lock=lock, build_name=build_name, output=output)
     stage = (lock.get("stage_config") or {}).get("builds.build") or {}
     return env | _strings(stage.get("env"))
+
+
+def product_environment(product: Product, root: Path) -> tuple[dict[str, str], set[str]]:
+    """The variables that products.yml gives the product, and the names of the secret ones.
+
+    Those are the variables of its `env_file`, a path from the checkout's root. Raises
+    OrchestrationError where that file is missing or cannot be read.
+    """
+    if not product.env_file:
+        return dict(product.env), set()
+    path = root / Path(product.env_file).expanduser()
+    try:
+        bindings = list(parse_stream(StringIO(path.read_text(encoding="utf-8"))))
+    except OSError as error:
+        raise OrchestrationError(
+            f"its env_file {path} cannot be read: {error.strerror}. Put it there, or mend "
+            "`env_file` in products.yml."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise OrchestrationError(f"its env_file {path} is not UTF-8 text") from error
+    for binding in bindings:
+        if binding.error or (binding.key and binding.value is None):
+            raise OrchestrationError(
+                f"{path}:{binding.original.line}: not a line of the form NAME=value"
+            )
+    secret = {b.key: b.value for b in bindings if b.key and b.value is not None}
+    return {**product.env, **secret}, set(secret)
 
 
 def _strings(variables: Mapping[str, Any] | None) -> dict[str, str]:

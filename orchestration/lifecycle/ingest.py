@@ -9,7 +9,8 @@ from orchestration.catalog.ingest_templates import IngestTemplate, templates_of
 from orchestration.catalog.partition_keys import check_key
 from orchestration.lifecycle.child import StageFailed
 from orchestration.lifecycle.environment import base_environment, dcpy_python
-from orchestration.lifecycle.outcomes import Ingested, Process
+from orchestration.lifecycle.outcomes import Ingested
+from orchestration.lifecycle.redaction import Redactor
 from orchestration.lifecycle.results import ingest_result, lifecycle_dir, locked, staged
 from orchestration.lifecycle.step_runner import failing, run_step
 
@@ -39,6 +40,7 @@ def ingest(
             ),
             staged(result, "ingest") as staging,
         ):
+            env = base_environment(root=root, lifecycle=lifecycle, python=python[0])
             step = run_step(
                 logger,
                 stage="ingest",
@@ -51,10 +53,11 @@ def ingest(
                     "templates_of": templates_of(templates_folder(root), [template.source or ""]),
                     "options": dict(options),
                 },
-                env=base_environment(root=root, lifecycle=lifecycle, python=python[0]),
+                env=env,
+                redact=Redactor(env),
                 root=root,
                 python=python,
                 result=result,
                 staging=staging,
             )
-    return Ingested(version, step.data["datasets"], Process(step.finished, result))
+    return Ingested(version, step.data["datasets"], step.process)

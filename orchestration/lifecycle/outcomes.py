@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestration.lifecycle.child import Finished
+from orchestration.catalog.git import Commit
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -14,7 +14,9 @@ Rows = Sequence[Mapping[str, Any]]
 class Process:
     """What is told of the process that did a stage's work."""
 
-    finished: Finished
+    seconds: float
+    tail: str
+    """Its last lines of output."""
     result: Path
     """Where the stage's result lies."""
 
@@ -53,8 +55,10 @@ class Loaded:
 class Built:
     """What build did."""
 
-    command: str
-    """Without secrets."""
+    commands: Rows
+    """Of each: name, command (without secrets), seconds."""
+    commit: Commit | None
+    """What was checked out when the build began."""
     outputs: Rows
     """Of each file: file, bytes."""
     process: Process

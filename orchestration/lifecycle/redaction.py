@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import quote, quote_plus, unquote
 
@@ -27,14 +27,15 @@ MIN_SECRET_LENGTH = 4
 class Redactor:
     """Replaces the secrets of an environment, wherever they occur in a text, by `***`.
 
-    A secret is the value of a variable whose name says so (password, key, token, …), and the
-    password in any connection string.
+    A secret is the value of a variable whose name says so (password, key, token, …) or is one of
+    `secret_names`, and the password in any connection string.
     """
 
-    def __init__(self, env: Mapping[str, str]) -> None:
+    def __init__(self, env: Mapping[str, str], secret_names: Collection[str] = ()) -> None:
         found: set[str] = set()
         for name, value in env.items():
-            if SECRET_NAME.search(name) or (name in CONNECTIONS and "://" not in value):
+            is_secret = name in secret_names or SECRET_NAME.search(name)
+            if is_secret or (name in CONNECTIONS and "://" not in value):
                 found.update(line.strip() for line in value.splitlines())
             for pattern in WHOLE_URL_PASSWORD:
                 found.update(pattern.findall(value))

@@ -66,8 +66,8 @@ class Staging:
     """Where to write. It exists, and is empty."""
     log: Path
     """The log to write; it goes into the result, or where `failed_log` says."""
-    exchange: Path
-    """A folder to create for talking with the stage's process; it goes with the attempt."""
+    work: Path
+    """A folder to create for what is needed meanwhile; it goes with the attempt."""
 
 
 def failed_log(result: Path, stage: str) -> Path:
@@ -76,24 +76,27 @@ def failed_log(result: Path, stage: str) -> Path:
 
 
 @contextmanager
-def staged(result: Path, stage: str) -> Iterator[Staging]:
+def staged(
+    result: Path, stage: str, *, keeps_unfinished: bool = False, resumes: bool = False
+) -> Iterator[Staging]:
     """A new version of the result at `result`, published if the block ends without an exception.
 
     The log ends up as `<stage>.log` in the result. Other runs must be kept away by `locked`: what
-    an interrupted attempt left behind is removed.
+    an earlier attempt left behind is removed. With `keeps_unfinished` an attempt that fails stays
+    until then, where it has made its `work` folder, and one that `resumes` goes on with it; raises
+    OrchestrationError when there is none.
     """
     make_private(result.parent)
     if result.exists() and not result.is_symlink():
         raise OrchestrationError(
             f"{result} was not written by this program. Move it away, then run this again."
         )
-    _remove_leftovers(result)
-    token = secrets.token_hex(4)
-    folder = result.parent / f".{result.name}.{token}"
-    log, exchange = (folder.with_name(f"{folder.name}.{suffix}") for suffix in ("log", "step"))
-    folder.mkdir(mode=0o700)
+    folder = _unfinished(result) if resumes else _new_attempt(result)
+    log, work = (folder.with_name(f"{folder.name}.{suffix}") for suffix in ("log", "work"))
+    if resumes and failed_log(result, stage).exists():
+        failed_log(result, stage).rename(log)
     try:
-        yield Staging(folder, log, exchange)
+        yield Staging(folder, log, work)
         log.touch()
         log.rename(folder / f"{stage}.log")
         _point(result, folder)
@@ -102,11 +105,33 @@ def staged(result: Path, stage: str) -> Iterator[Staging]:
         if _current(result) != folder.name:
             if log.exists():
                 log.replace(failed_log(result, stage))
-            shutil.rmtree(folder, ignore_errors=True)
+            if not (keeps_unfinished and work.exists()):
+                shutil.rmtree(folder, ignore_errors=True)
+                shutil.rmtree(work, ignore_errors=True)
         raise
-    finally:
-        shutil.rmtree(exchange, ignore_errors=True)
+    shutil.rmtree(work, ignore_errors=True)
     failed_log(result, stage).unlink(missing_ok=True)
+
+
+def _new_attempt(result: Path) -> Path:
+    _remove_leftovers(result)
+    folder = result.parent / f".{result.name}.{secrets.token_hex(4)}"
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+def _unfinished(result: Path) -> Path:
+    current = _current(result)
+    for folder in sorted(result.parent.iterdir()):
+        if (
+            folder.name != current
+            and _attempt_of(result).fullmatch(folder.name)
+            and folder.with_name(f"{folder.name}.work").is_dir()
+        ):
+            return folder
+    raise OrchestrationError(
+        f"There is no unfinished attempt at {result} to resume. Run this without `resume`."
+    )
 
 
 def _point(link: Path, target: Path) -> None:
@@ -119,12 +144,15 @@ def _current(result: Path) -> str | None:
     return os.readlink(result) if result.is_symlink() else None
 
 
+def _attempt_of(result: Path) -> re.Pattern[str]:
+    # Exactly an attempt's names: those of `v1` must not be taken for those of `v1.20260101`.
+    return re.compile(rf"\.{re.escape(result.name)}\.[0-9a-f]{{8}}(\.log|\.link|\.work)?")
+
+
 def _remove_leftovers(result: Path) -> None:
     current = _current(result)
-    # Exactly an attempt's names: those of `v1` must not be taken for those of `v1.20260101`.
-    attempt = re.compile(rf"\.{re.escape(result.name)}\.[0-9a-f]{{8}}(\.log|\.link|\.step)?")
     for entry in result.parent.iterdir():
-        if not attempt.fullmatch(entry.name) or entry.name == current:
+        if not _attempt_of(result).fullmatch(entry.name) or entry.name == current:
             continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
@@ -147,37 +175,6 @@ def locked(target: Path, waiting: Callable[[], None]) -> Iterator[None]:
             waiting()
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-@contextmanager
-def private_lifecycle(
-    lifecycle: Path, folder: Path, pulled_by: Path | None = None
-) -> Iterator[Path]:
-    """A lifecycle folder for one stage: what was ingested is there, and `builds` is its own.
-
-    dcpy pulls a dataset to a path that all loads of that version would share, and a product's own
-    scripts write to one that all its partitions would share. `pulled_by` is the private folder of
-    the stage that pulled the datasets; they are there, too.
-    """
-    folder.mkdir()
-    shared = {
-        folder / entry.name: entry
-        for entry in lifecycle.iterdir()
-        if entry.name not in ("builds", "dagster")
-    }
-    pulled = Path("builds", "load")
-    if pulled_by and (pulled_by / pulled).is_dir():
-        (folder / pulled).parent.mkdir()
-        shared[folder / pulled] = pulled_by / pulled
-    links = list(shared)
-    for link, target in shared.items():
-        link.symlink_to(target, target_is_directory=target.is_dir())
-    yield folder
-    for link in links:
-        link.unlink(missing_ok=True)
-    for empty in (folder / pulled.parent, folder):
-        if empty.is_dir() and not any(empty.iterdir()):
-            empty.rmdir()
 
 
 def size_of(folder: Path) -> int:

@@ -3,7 +3,7 @@
 import filecmp
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ import yaml
 
 from orchestration import OrchestrationError
 from orchestration.catalog.checkout import checkout_root, product_folder, templates_folder
+from orchestration.catalog.git import commit_of
 from orchestration.catalog.ingest_templates import templates_of
 from orchestration.catalog.partition_keys import BuildKey, read_build_key, schema_name
-from orchestration.catalog.products import Product
+from orchestration.catalog.products import Command, Product, build_name
 from orchestration.catalog.recipes import RecipeInputs, recipe_inputs
 from orchestration.catalog.templated_yaml import YAML_LOADER
 from orchestration.lifecycle import child
@@ -24,6 +25,7 @@ from orchestration.lifecycle.environment import (
     build_environment,
     dcpy_python,
     load_environment,
+    product_environment,
 )
 from orchestration.lifecycle.outcomes import Built, Loaded, Outcome, Packaged, Planned, Process
 from orchestration.lifecycle.redaction import Redactor
@@ -34,10 +36,10 @@ from orchestration.lifecycle.results import (
     failed_log,
     lifecycle_dir,
     locked,
-    private_lifecycle,
     staged,
 )
 from orchestration.lifecycle.step_runner import StepResult, failing, run_step
+from orchestration.lifecycle.workspace import Workspace, private_lifecycle
 
 PRIVATE_LIFECYCLE = "lifecycle"
 
@@ -53,6 +55,16 @@ class Build:
     root: Path
     lifecycle: Path
     python: tuple[Path, bool]
+    env: Mapping[str, str]
+    """The variables that products.yml gives the product."""
+    secret_names: Collection[str]
+    """Those of them that are secret."""
+    resumes: bool
+
+    @property
+    def name(self) -> str:
+        """dcpy's name of the build: the partition's, unless products.yml says otherwise."""
+        return build_name(self.product, self.partition)
 
     @property
     def subject(self) -> str:
@@ -64,11 +76,18 @@ class Build:
         return product_folder(self.root, self.product.folder)
 
     def environment(self) -> dict[str, str]:
+        """What every stage of it gets."""
         base = base_environment(root=self.root, lifecycle=self.lifecycle, python=self.python[0])
-        return base | {
-            "BUILD_NAME": self.partition,
+        return {
+            **base,
+            "BUILD_NAME": self.name,
             "BUILD_ENGINE_SCHEMA": schema_name(self.product.slug, self.partition),
+            **self.env,
         }
+
+    def redactor(self, env: Mapping[str, str]) -> Redactor:
+        """Masks the secrets of the environment."""
+        return Redactor(env, self.secret_names)
 
     def result(self, stage: str, needed_by: str) -> Path:
         """The folder of an earlier stage's result; raises StageFailed where there is none."""
@@ -81,22 +100,34 @@ class Build:
         return folder.resolve()
 
 
-def run_stage(product: Product, stage: str, partition: str, logger: logging.Logger) -> Outcome:
+def run_stage(
+    product: Product,
+    stage: str,
+    partition: str,
+    logger: logging.Logger,
+    *,
+    resumes: bool = False,
+) -> Outcome:
     """Does the stage's work for the partition of a product's builds, in a process of its own.
 
-    Another run on that partition is waited for. Raises StageFailed, whose text names the product.
+    Another run on that partition is waited for. A build that `resumes` goes on from the command
+    that failed. Raises StageFailed, whose text names the product.
     """
     with failing(f"Product {product.id!r}"):
         key = read_build_key(partition)
-        lifecycle = lifecycle_dir()
+        lifecycle, root = lifecycle_dir(), checkout_root()
+        env, secret_names = product_environment(product, root)
         build = Build(
             product=product,
             partition=partition,
             key=key,
             folder=build_folder(lifecycle, product.slug, partition),
-            root=checkout_root(),
+            root=root,
             lifecycle=lifecycle,
             python=dcpy_python(product.python),
+            env=env,
+            secret_names=secret_names,
+            resumes=resumes,
         )
         with locked(
             build.folder,
@@ -118,7 +149,7 @@ def _plan(build: Build, logger: logging.Logger) -> Planned:
             "plan",
             {
                 "version": build.key.version,
-                "build_name": build.partition,
+                "build_name": build.name,
                 "lock": str(staging.folder / LOCK_FILE),
             },
             build.environment() | {"BUILD_ENV_OUTPUT_DIR": str(staging.folder)},
@@ -133,7 +164,7 @@ def _plan(build: Build, logger: logging.Logger) -> Planned:
         version=str(lock.get("version")),
         datasets=(lock.get("inputs") or {}).get("datasets") or [],
         lock_file=top,
-        process=Process(step.finished, result),
+        process=step.process,
     )
 
 
@@ -152,56 +183,87 @@ def _load(build: Build, logger: logging.Logger) -> Loaded:
                 load_environment(
                     build.environment(),
                     lock=_read_lock(plan),
-                    build_name=build.partition,
+                    build_name=build.name,
                     output=staging.folder,
                 )
                 | {"DCPY_LIFECYCLE_DATA_DIR": str(lifecycle)},
                 result,
                 staging,
             )
-    return Loaded(step.data["datasets"], Process(step.finished, result))
+    return Loaded(step.data["datasets"], step.process)
 
 
 def _build(build: Build, logger: logging.Logger) -> Built:
     loaded = build.result("load", "build")
-    folder = build.source
-    if not folder.is_dir():
+    if not build.source.is_dir():
         raise StageFailed(
-            f"{build.subject}: there is no folder {folder} to run the build command in. Add it, or "
-            "name it under `path` in products.yml."
+            f"{build.subject}: there is no folder {build.source} to run the build command in. Add "
+            "it, or name it under `path` in products.yml."
         )
     result = build.folder / "build"
-    with staged(result, "build") as staging:
-        inputs = [path for path in loaded.iterdir() if path.is_file() and path.suffix != ".log"]
-        for path in inputs:
-            shutil.copy2(path, staging.folder)
+    lock = _read_lock(loaded)
+    commit = commit_of(build.root)
+    with staged(result, "build", keeps_unfinished=True, resumes=build.resumes) as staging:
         env = build_environment(
-            build.environment(),
-            lock=_read_lock(loaded),
-            build_name=build.partition,
-            output=staging.folder,
+            build.environment(), lock=lock, build_name=build.name, output=staging.folder
         )
-        with private_lifecycle(
-            build.lifecycle, staging.folder / PRIVATE_LIFECYCLE, loaded / PRIVATE_LIFECYCLE
-        ) as lifecycle:
+        redact = build.redactor(env)
+        commands = [
+            {"name": command.name, "command": redact.text(command.run)}
+            for command in build.product.commands
+        ]
+        workspace = Workspace(staging.work, build.root, build.source, staging.folder, loaded)
+        if build.resumes:
+            workspace.resume(commands)
+        else:
+            workspace.create(
+                lifecycle=build.lifecycle,
+                lock_names=[f"{Path(build.product.recipe).stem}.lock.yml"],
+                builds=_build_folders(lock, build),
+            )
+        env["DCPY_LIFECYCLE_DATA_DIR"] = str(workspace.lifecycle)
+        env["PRODUCTS_DIR"] = str(workspace.checkout / "products")
+        tail = ""
+        for command in build.product.commands[len(workspace.done) :]:
+            what = _what(build.product, command)
+            if len(build.product.commands) > 1:
+                logger.info(f"Running {what}.")
             finished = child.run(
                 logger,
-                command=["bash", "-c", build.product.build_command],
-                cwd=folder,
-                env=env | {"DCPY_LIFECYCLE_DATA_DIR": str(lifecycle)},
+                command=["bash", "-c", command.run],
+                cwd=workspace.product,
+                env=env,
                 log=staging.log,
-                redact=Redactor(env),
+                redact=redact,
             )
-        if finished.returncode != 0:
-            raise finished.failure(
-                f"{build.subject}: the build command", failed_log(result, "build")
-            )
+            if finished.returncode != 0:
+                failure = finished.failure(f"{build.subject}: {what}", failed_log(result, "build"))
+                failure.workspace = workspace.product
+                raise failure
+            workspace.finish(command.name, redact.text(command.run), finished.seconds)
+            tail = finished.tail
+        workspace.collect(logger)
         outputs = _outputs(staging.folder, loaded)
-    return Built(
-        command=Redactor(env).text(build.product.build_command),
-        outputs=outputs,
-        process=Process(finished, result),
-    )
+    seconds = sum(done["seconds"] for done in workspace.done)
+    return Built(workspace.done, commit, outputs, Process(seconds, tail, result))
+
+
+def _what(product: Product, command: Command) -> str:
+    if len(product.commands) == 1:
+        return "the build command"
+    number = product.commands.index(command) + 1
+    return f"the command {command.name!r} ({number} of {len(product.commands)})"
+
+
+def _build_folders(lock: Mapping[str, Any], build: Build) -> list[Path]:
+    """Where dcpy looks for a build's output folder, below the lifecycle folder.
+
+    Source: get_build_dir in dcpy/lifecycle/config.py, which is called with the version, or with
+    the build's name.
+    """
+    name = str(lock.get("product") or build.product.folder)
+    parts = [str(part) for part in (lock.get("version"), build.name) if part]
+    return [Path("builds", "build", name, part) for part in dict.fromkeys(parts) if "/" not in part]
 
 
 def _outputs(folder: Path, loaded: Path) -> list[dict[str, Any]]:
@@ -243,6 +305,7 @@ def _step(
             **parameters,
         },
         env=env,
+        redact=build.redactor(env),
         root=build.root,
         python=build.python,
         result=result,

@@ -15,6 +15,7 @@ from orchestration import OrchestrationError, explained
 from orchestration.lifecycle import child
 from orchestration.lifecycle.child import StageFailed
 from orchestration.lifecycle.environment import STEPS_FOLDER, problem_with_interpreter
+from orchestration.lifecycle.outcomes import Process
 from orchestration.lifecycle.redaction import Redactor
 from orchestration.lifecycle.results import Staging, failed_log
 
@@ -39,7 +40,7 @@ class StepResult:
     """What a step reported, and how its process went."""
 
     data: Mapping[str, Any]
-    finished: child.Finished
+    process: Process
 
 
 def run_step(
@@ -49,6 +50,7 @@ def run_step(
     subject: str,
     parameters: Mapping[str, Any],
     env: Mapping[str, str],
+    redact: Redactor,
     root: Path,
     python: tuple[Path, bool],
     result: Path,
@@ -63,7 +65,6 @@ def run_step(
     interpreter, is_chosen = python
     if problem := problem_with_interpreter(interpreter):
         raise StageFailed(f"{subject}: {problem}")
-    redact = Redactor(env)
     given = {
         **parameters,
         "stage": stage,
@@ -71,8 +72,8 @@ def run_step(
         "checkout": str(root),
         "python_is_chosen": is_chosen,
     }
-    staging.exchange.mkdir()
-    request, report = staging.exchange / "parameters.json", staging.exchange / "report.json"
+    staging.work.mkdir()
+    request, report = staging.work / "parameters.json", staging.work / "report.json"
     request.write_text(json.dumps(given), encoding="utf-8")
     finished = child.run(
         logger,
@@ -88,4 +89,4 @@ def run_step(
         raise StageFailed(data["problem"], finished, log)
     if finished.returncode != 0 or data is None:
         raise finished.failure(f"{subject}: the {stage} step", log)
-    return StepResult(data, finished)
+    return StepResult(data, Process(finished.seconds, finished.tail, result))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from orchestration import OrchestrationError
 from orchestration.catalog.checkout import SAMPLE_ROOT, products_file
-from orchestration.catalog.products import Product, read_products, slug_of
+from orchestration.catalog.products import Product, build_name, read_products, slug_of
 from orchestration.catalog.yaml_file import YamlFileError
 
 GOOD = "products:\n- id: a\n  build_command: make\n"
@@ -318,3 +318,67 @@ def test_arbitrary_fields_give_products_or_errors_within_the_file(
     except YamlFileError as error:
         lines = text.count("\n") + 1
         assert all(1 <= problem.line <= lines for problem in error.problems)
+
+
+def test_a_build_can_be_a_list_of_commands_with_names(tmp_path: Path) -> None:
+    path = tmp_path / "products.yml"
+    path.write_text(
+        "products:\n- id: colp\n  build_command:\n  - ./colp.sh build\n"
+        "  - export: ./colp.sh export\n"
+    )
+    [product] = read_products(path)
+    assert [(command.name, command.run) for command in product.commands] == [
+        ("1", "./colp.sh build"),
+        ("export", "./colp.sh export"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("[]", "`build_command` is an empty list"),
+        ("[make, 1]", "`build_command` entry 2 must be a command, or `name: command`, as text"),
+        ("[{a: make, b: make}]", "entry 1 must be a command"),
+        ('[make, ""]', "entry 2 is empty"),
+        ("[{a: make}, {a: make}]", "has two commands called 'a'"),
+        ("{a: make}", "must be text, not a mapping"),
+    ],
+)
+def test_a_list_of_commands_that_cannot_be_run_is_refused(
+    tmp_path: Path, value: str, said: str
+) -> None:
+    [problem] = problems(tmp_path, f"products:\n- id: a\n  build_command: {value}\n")
+    assert problem.startswith("3: product 'a': ") and said in problem
+
+
+def test_variables_of_the_defaults_are_added_to_a_products_own(tmp_path: Path) -> None:
+    path = tmp_path / "products.yml"
+    path.write_text(
+        "defaults: {env: {A: all, B: all}, build_name: 'dagster_{{ partition }}'}\n"
+        "products:\n- id: a\n  build_command: make\n  env: {B: own}\n"
+    )
+    [product] = read_products(path)
+    assert product.env == {"A": "all", "B": "own"}
+    assert build_name(product, "main") == "dagster_main"
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ("env: {1A: x}", "`1A` is not the name of a variable"),
+        ("env: {BUILD_NAME: x}", "`BUILD_NAME` cannot be set here; use `build_name`"),
+        ("env: {PORT: 5432}", "YAML reads this as 5432, not as text"),
+        (
+            "build_name: '{{ version }}'",
+            "is not a template over `partition`: 'version' is undefined",
+        ),
+        ("build_name: '{{'", "is not a template over `partition`"),
+        ("build_name: '{{ \"\" }}'", "is empty once it is rendered"),
+    ],
+)
+def test_variables_and_build_names_that_cannot_be_are_refused(
+    tmp_path: Path, field: str, said: str
+) -> None:
+    text = f"products:\n- id: a\n  build_command: make\n  {field}\n"
+    [problem] = problems(tmp_path, text)
+    assert problem.startswith("4: product 'a': ") and said in problem

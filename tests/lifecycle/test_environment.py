@@ -57,6 +57,7 @@ def test_a_build_finds_what_dcpy_gives_it() -> None:
     env = build(environ | {"BUILD_ENGINE_SCHEMA": "main"}, {"env": {"VERSION": 26, "A": "lock"}})
     assert env == environ | {
         "BUILD_ENGINE_SCHEMA": "main",
+        "BUILD_ENGINE_SCHEMA_TESTS": "main__tests",
         "VERSION": "26",
         "A": "lock",
         "BUILD_ENGINE_USER": "dcp",

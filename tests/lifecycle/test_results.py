@@ -12,7 +12,6 @@ from orchestration.lifecycle.results import (
     lifecycle_dir,
     locked,
     make_private,
-    private_lifecycle,
     size_of,
     staged,
 )
@@ -185,41 +184,6 @@ def test_builds_of_different_partitions_do_not_wait_for_each_other(tmp_path: Pat
         locked(tmp_path / "v1.lock", waiting=lambda: waited.append("v1.lock")),
     ):
         assert waited == []
-
-
-def test_a_private_lifecycle_has_what_was_ingested_and_builds_of_its_own(tmp_path: Path) -> None:
-    lifecycle = tmp_path / "lifecycle"
-    ingested = lifecycle / "ingest" / "pad" / "v1"
-    ingested.mkdir(parents=True)
-    (ingested / "pad.parquet").write_text("rows")
-    (lifecycle / "builds" / "other").mkdir(parents=True)
-    (lifecycle / "dagster").mkdir()
-    staging = tmp_path / "staging"
-    staging.mkdir()
-
-    with private_lifecycle(lifecycle, staging / "own") as private:
-        assert (private / "ingest" / "pad" / "v1" / "pad.parquet").read_text() == "rows"
-        assert not (private / "builds" / "other").exists()
-        assert not (private / "dagster").exists()
-        pulled = private / "builds" / "load" / "pad"
-        pulled.mkdir(parents=True)
-        (pulled / "pad.parquet").write_text("pulled")
-
-    assert contents(lifecycle / "builds") == ["other"], "what one load pulls is not another's"
-    assert contents(staging / "own") == ["builds"], "the result holds no link to what can change"
-    assert (pulled / "pad.parquet").read_text() == "pulled"
-
-
-def test_a_build_finds_what_its_load_pulled_and_cannot_mix_it_with_its_own(tmp_path: Path) -> None:
-    pulled = tmp_path / "load" / "builds" / "load" / "pad"
-    pulled.mkdir(parents=True)
-    (tmp_path / "lifecycle").mkdir()
-    (tmp_path / "build").mkdir()
-    own = tmp_path / "build" / "own"
-    with private_lifecycle(tmp_path / "lifecycle", own, tmp_path / "load") as private:
-        assert (private / "builds" / "load" / "pad").is_dir()
-    assert pulled.is_dir()
-    assert not own.exists(), "nothing was written there, so nothing of it is kept"
 
 
 def test_a_size_counts_what_is_there_and_not_what_a_link_leads_to(tmp_path: Path) -> None:
