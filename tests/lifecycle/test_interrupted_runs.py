@@ -26,7 +26,7 @@ from tests.harness.up_server import (
 
 COMMANDS = {
     "flood": "yes 'a line of a build that says a lot' | head -c 1000000000; echo the end",
-    "patient": "echo $$ > patient.pid; sleep 600",
+    "patient": 'echo $$ > "$DATA_ENGINEERING_ROOT/products/patient/patient.pid"; sleep 600',
 }
 
 

@@ -49,6 +49,7 @@ PART_BYTES = 20_000
 # Every part of a build holds that build's number, and nothing else.
 BUILD_SCRIPT = f"""
 import os, time
+folder = os.environ["DATA_ENGINEERING_ROOT"] + "/products/libraries/"
 number = str(time.time_ns())
 print(number)
 for part in range({PARTS}):
@@ -57,9 +58,9 @@ for part in range({PARTS}):
             file.write(number + "\\n")
         file.flush()
         time.sleep(0.01)
-    if part == {PARTS // 2} and os.path.exists("pause"):
-        open("paused", "w").close()
-        while os.path.exists("pause"):
+    if part == {PARTS // 2} and os.path.exists(folder + "pause"):
+        open(folder + "paused", "w").close()
+        while os.path.exists(folder + "pause"):
             time.sleep(0.01)
 """
 

@@ -29,7 +29,7 @@ out = pathlib.Path(os.environ["BUILD_ENV_OUTPUT_DIR"])
 name, schema = os.environ["BUILD_NAME"], os.environ["BUILD_ENGINE_SCHEMA"]
 for part in range(4):
     (out / f"{part}.part").write_text(f"{name} {schema}")
-    while not os.path.exists("go"):
+    while not os.path.exists(os.environ["DATA_ENGINEERING_ROOT"] + "/products/libraries/go"):
         time.sleep(0.02)
 print(name)
 """
