@@ -140,8 +140,8 @@ class CodeLocations:
             selector=self._selector,
             env=self._env,
             files_state=lambda: (
-                self._sources.files.state_of(name, self._sources.products),
-                tuple(self._forkserver.own_files),
+                self._sources.files.state_of(name),
+                self._forkserver.own_files,
             ),
             publish=self._publish,
         )

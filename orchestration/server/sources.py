@@ -35,6 +35,7 @@ class Sources:
 
     def _generate(self) -> None:
         self.products, changes = generate(self._root)
+        self.files.take(self.products)
         for change in changes:
             print(f"{'generated' if change.new else 'removed'} {change.path}", flush=True)
         for warning in warnings(self.products, self._root):
@@ -43,6 +44,7 @@ class Sources:
     def _select(self) -> None:
         if not self._watches:
             self.products = read_products(products_file(self._root))
+            self.files.take(self.products)
         self.names = [
             name
             for name in self._selection.locations(self.products)
@@ -65,7 +67,7 @@ class Sources:
             if is_due and self._complaint:
                 print("Everything can be read again.", flush=True)
                 self._is_behind, self._complaint = False, ""
-            return self.files.changed_locations(self.products) if self._watches else set()
+            return self.files.changed_locations() if self._watches else set()
         except (OrchestrationError, OSError) as error:
             # What the system refuses now it may do later; what is wrong in a file it never will.
             is_known = self._is_behind and self._complaint == str(error)

@@ -29,75 +29,80 @@ class Watch:
 
     def __init__(self, root: Path, project: Path = PROJECT_ROOT) -> None:
         self._root, self._project = root, project
+        self._modules = str(project / LOCATIONS)
+        self._templates_folder = str(templates_folder(root))
+        self._folders: dict[str, tuple[str, str]] = {}
         self._seen: dict[str, Fingerprint] = {}
-        self._listings: dict[Path, tuple[int, list[Path]]] = {}
-        self._templates = self._template_ids()
+        self._listings: dict[str, tuple[int, list[str]]] = {}
+        self._templates = self._template_names()
+
+    def take(self, products: Sequence[Product]) -> None:
+        """Looks after these products from now on."""
+        folders = ((p, str(product_folder(self._root, p.folder))) for p in products)
+        self._folders = {p.slug: (folder, f"{folder}/{p.recipe}") for p, folder in folders}
 
     def products_changed(self) -> bool:
         """Whether products.yml or a template of the generated modules has changed."""
-        files = [self._root / PRODUCTS_FILE, *self._listed(self._project / "templates", ".jinja")]
+        templates = self._listed(str(self._project / "templates"), ".jinja")
+        files = [str(self._root / PRODUCTS_FILE), *templates]
         return self._has_changed("products", _fingerprint(files))
 
     def workspace_changed(self) -> bool:
         """Whether workspace.yaml has changed."""
-        return self._has_changed("workspace", _fingerprint([self._project / WORKSPACE]))
+        return self._has_changed("workspace", _fingerprint([str(self._project / WORKSPACE)]))
 
-    def changed_locations(self, products: Sequence[Product]) -> set[str]:
+    def changed_locations(self) -> set[str]:
         """The locations that would load differently now."""
-        changed = {
-            name
-            for name in (INGEST, *(product.slug for product in products))
-            if self._has_changed(name, self.state_of(name, products))
-        }
-        return changed | self._with_other_sources(products)
+        names = (INGEST, *self._folders)
+        changed = {name for name in names if self._has_changed(name, self.state_of(name))}
+        return changed | self._with_other_sources()
 
-    def state_of(self, name: str, products: Sequence[Product]) -> Fingerprint:
+    def state_of(self, name: str) -> Fingerprint:
         """What the files look like that a location is loaded from."""
-        files = [self._project / LOCATIONS / f"{name}.py"]
+        files = [f"{self._modules}/{name}.py"]
         if name == INGEST:
-            files += self._listed(templates_folder(self._root), ".yml")
-        for product in products:
-            if product.slug == name:
-                folder = product_folder(self._root, product.folder)
-                own = self._listed(folder, ".yml", ".py")
-                has_own = folder / "definitions.py" in own
-                files += [file for file in own if has_own or file.suffix == ".yml"]
-                files.append(folder / product.recipe)
+            files += self._listed(self._templates_folder, ".yml")
+        elif name in self._folders:
+            folder, recipe = self._folders[name]
+            own = self._listed(folder, ".yml", ".py")
+            has_own = f"{folder}/definitions.py" in own
+            files += [file for file in own if has_own or file.endswith(".yml")]
+            files.append(recipe)
         return _fingerprint(files)
 
-    def _with_other_sources(self, products: Sequence[Product]) -> set[str]:
+    def _with_other_sources(self) -> set[str]:
         """The products whose recipes seem to name an ingest template that has come or gone.
 
         The text is searched, not read: that is for the location's own process, which may fail.
         """
-        before, self._templates = self._templates, self._template_ids()
+        before, self._templates = self._templates, self._template_names()
         if not (names := before ^ self._templates):
             return set()
         found = set()
-        for product in products:
-            for recipe in self._listed(product_folder(self._root, product.folder), ".yml"):
+        for slug, (folder, _) in self._folders.items():
+            for recipe in self._listed(folder, ".yml"):
                 with suppress(OSError):
-                    text = recipe.read_text(encoding="utf-8", errors="replace")
+                    text = Path(recipe).read_text(encoding="utf-8", errors="replace")
                     if any(name in text for name in names):
-                        found.add(product.slug)
+                        found.add(slug)
         return found
 
-    def _template_ids(self) -> set[str]:
-        return {path.stem for path in self._listed(templates_folder(self._root), ".yml")}
+    def _template_names(self) -> set[str]:
+        return {Path(file).stem for file in self._listed(self._templates_folder, ".yml")}
 
-    def _listed(self, folder: Path, *suffixes: str) -> list[Path]:
+    def _listed(self, folder: str, *suffixes: str) -> list[str]:
         """The folder's files of those kinds; it is listed again only where it has changed."""
         try:
             changed = os.stat(folder).st_mtime_ns
             known = self._listings.get(folder)
             if known is None or known[0] != changed:
-                known = (changed, [folder / name for name in sorted(os.listdir(folder))])
+                known = (changed, [f"{folder}/{name}" for name in sorted(os.listdir(folder))])
                 # What happens within one tick of the clock leaves the same time.
                 if time.time_ns() - changed > SETTLED_NS:
                     self._listings[folder] = known
         except OSError:
             return []
-        return [path for path in known[1] if path.suffix in suffixes]
+        return [file for file in known[1] if file.endswith(suffixes)]
 
     def _has_changed(self, name: str, now: Fingerprint) -> bool:
         before = self._seen.get(name)
@@ -105,7 +110,7 @@ class Watch:
         return before is not None and before != now
 
 
-def _fingerprint(files: Iterable[Path]) -> Fingerprint:
+def _fingerprint(files: Iterable[str]) -> Fingerprint:
     found = set()
     for path in files:
         try:
@@ -113,5 +118,5 @@ def _fingerprint(files: Iterable[Path]) -> Fingerprint:
         except OSError:
             continue
         # The time of change is nobody's to set: an older file that is put back differs.
-        found.add((str(path), status.st_mtime_ns, status.st_ctime_ns, status.st_size))
+        found.add((path, status.st_mtime_ns, status.st_ctime_ns, status.st_size))
     return frozenset(found)
