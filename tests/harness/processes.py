@@ -14,7 +14,10 @@ ORCHESTRATION = (sys.executable, "-m", "orchestration")
 
 
 def orchestration(
-    *arguments: str, env: Mapping[str, str] | None = None, project: Path = PROJECT_ROOT
+    *arguments: str,
+    env: Mapping[str, str] | None = None,
+    project: Path = PROJECT_ROOT,
+    seconds: float = 60.0,
 ) -> subprocess.CompletedProcess[str]:
     """Runs `python -m orchestration`, with `env` on top of this process's environment."""
     return subprocess.run(
@@ -23,7 +26,7 @@ def orchestration(
         env={**os.environ, **(env or {})},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=seconds,
         check=False,
     )
 

@@ -35,7 +35,11 @@ PYTHON = Path(os.environ.get("DCPY_PYTHON") or sys.executable).expanduser()
 # Settings of the caller's that would lead dcpy to other places than the ones below.
 NOT_OURS = re.compile(r"AWS_|GITHUB_|.*_BUCKET$|.*_proxy$", re.IGNORECASE)
 ENDPOINT = "https://nyc3.digitaloceanspaces.com"
-BUCKETS = {"RECIPES_BUCKET": "test-recipes", "PUBLISHING_BUCKET": "test-publishing"}
+BUCKETS = {
+    "RECIPES_BUCKET": "test-recipes",
+    "PUBLISHING_BUCKET": "test-publishing",
+    "PRIVATE_BUCKET": "test-private",
+}
 POSTGRES_PASSWORD = "not-to-be-told"
 STARTING_SECONDS = 60.0
 ENDING_SECONDS = 20.0
