@@ -8,9 +8,19 @@ import click
 
 from orchestration import OrchestrationError, explained
 from orchestration.catalog.checkout import checkout_root
-from orchestration.cli import check, generate, launch, listing, materialize, new, status, up
+from orchestration.cli import (
+    check,
+    completion,
+    generate,
+    launch,
+    listing,
+    materialize,
+    new,
+    status,
+    up,
+)
 
-COMMANDS = (up, materialize, launch, listing, status, check, new, generate)
+COMMANDS = (up, materialize, launch, listing, status, check, new, generate, completion)
 """The modules of the commands, in the order in which `--help` lists them.
 
 Each has a `command`. All are imported for every one: what takes time, such as Dagster, is imported

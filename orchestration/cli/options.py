@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from orchestration import OrchestrationError
+
 
 class CommaSeparated(click.ParamType[list[str]]):
     """Names with commas between them, as a list."""
@@ -64,11 +66,28 @@ class Config(click.ParamType[dict[str, Any]]):
 Command = Callable[..., int]
 
 
+def _selections(_: click.Context, __: click.Parameter, begun: str) -> list[str]:
+    """How what can be selected goes on: products first, then what is below one, or `ingest`."""
+    from orchestration.catalog.checkout import checkout_root
+    from orchestration.catalog.names import INGEST, STAGES
+    from orchestration.cli.selection import Catalog
+
+    try:
+        catalog = Catalog(checkout_root())
+    except OrchestrationError:
+        return []
+    location, slash, _rest = begun.partition("/")
+    below = catalog.template_ids if location == INGEST else STAGES
+    slugs = [product.slug for product in catalog.products]
+    names = [f"{location}/{name}" for name in below] if slash else [*slugs, f"{INGEST}/"]
+    return [name for name in names if name.startswith(begun)]
+
+
 def selecting(command: Command) -> Command:
     """Gives a command the arguments and options by which assets are selected and configured."""
     for decorate in reversed(
         (
-            click.argument("selection", nargs=-1),
+            click.argument("selection", nargs=-1, shell_complete=_selections),
             click.argument("partition"),
             click.option("--all", "everything", is_flag=True, help="All products."),
             click.option(

@@ -110,3 +110,39 @@ def test_it_works_in_a_folder_with_umlauts_and_spaces_in_an_ascii_locale(
         timeout=60,
     )
     assert (result.returncode, result.stdout) == (0, ""), result.stderr
+
+
+COMPLETE = """
+eval "$({python} -m orchestration completion bash)"
+cd /
+COMP_WORDS=(orchestration {words}) COMP_CWORD={count}
+_orchestration
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("chec", {"check"}),
+        ("status --js", {"--json"}),
+        ("materialize lib", {"libraries"}),
+        ("launch libraries/b", {"libraries/build"}),
+        ("materialize ingest/bpl", {"ingest/bpl_libraries"}),
+        ("completion z", {"zsh"}),
+    ],
+)
+def test_bash_completes_in_any_folder(words: str, found: set[str]) -> None:
+    script = COMPLETE.format(python=sys.executable, words=words, count=len(words.split()))
+    result = subprocess.run(
+        ["bash", "-c", script], cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=20
+    )
+    assert set(result.stdout.split("\n")[:-1]) == found, result.stderr
+
+
+def test_the_function_that_completes_is_the_command() -> None:
+    script = f'eval "$({sys.executable} -m orchestration completion bash)"; cd /; orchestration -h'
+    result = subprocess.run(
+        ["bash", "-c", script], cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=20
+    )
+    assert result.stdout == orchestration("--help").stdout
