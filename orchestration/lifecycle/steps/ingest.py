@@ -16,8 +16,10 @@ def ingest(parameters: dict[str, Any]) -> dict[str, Any]:
     from dcpy.lifecycle.ingest.run import ingest as dcpy_ingest
 
     call = bind(dcpy_ingest, parameters)
-    datasets = dcpy_ingest(*call.args, **call.kwargs)
     folder = Path(parameters["folder"])
+    # dcpy makes it, and warns of one that is there.
+    folder.rmdir()
+    datasets = dcpy_ingest(*call.args, **call.kwargs)
     return {"datasets": [describe(folder, dataset) for dataset in datasets]}
 
 
