@@ -21,11 +21,14 @@ from tests.harness.up_server import checkout_of, copy_project, pretend_done, wri
 
 # Each of the first two is done once the other one has begun.
 COMMANDS = {
-    "left": "touch ../left.begun; until [ -e ../right.begun ]; do sleep 0.02; done",
-    "right": "touch ../right.begun; until [ -e ../left.begun ]; do sleep 0.02; done",
-    "bad": "echo oh no; test -e ../mended",
-    "slow": "touch ../slow.begun; sleep 60",
-    "broken": "true",
+    name: f'cd "$DATA_ENGINEERING_ROOT/products"; {command}'
+    for name, command in {
+        "left": "touch left.begun; until [ -e right.begun ]; do sleep 0.02; done",
+        "right": "touch right.begun; until [ -e left.begun ]; do sleep 0.02; done",
+        "bad": "echo oh no; test -e mended",
+        "slow": "touch slow.begun; sleep 60",
+        "broken": "true",
+    }.items()
 }
 
 
