@@ -4,15 +4,20 @@ MOTO := $(VENV)/moto
 SAMPLE := sample/data-engineering
 HOST ?= 127.0.0.1
 PORT ?= 3000
+IS_RECENT := 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
 
 export DATA_ENGINEERING_ROOT DCPY_PYTHON
 
-.PHONY: up generate lint test bench soak
+.PHONY: up dcpy generate checkout lint test bench soak
 
-up: $(VENV)/installed dcpy
+up: checkout dcpy
 	@exec $(PYTHON) -m orchestration up --host $(HOST) --port $(PORT)
 
-generate: $(VENV)/installed
+# The checkout's own, in an environment of its own, unless DCPY_PYTHON says who has it.
+dcpy: $(VENV)/installed
+	@$(PYTHON) -m orchestration.installation
+
+generate: checkout $(VENV)/installed
 	$(PYTHON) -m orchestration generate
 
 lint: $(VENV)/installed-dev
@@ -35,8 +40,13 @@ soak: $(VENV)/installed-dev
 bench: $(VENV)/installed
 	$(PYTHON) -m benchmarks
 
+# Asked before anything is installed: whether there is something to serve.
+checkout:
+	@$(or $(wildcard $(PYTHON)),python3) -c $(IS_RECENT)
+	@$(or $(wildcard $(PYTHON)),python3) -m orchestration.catalog.checkout > /dev/null
+
 $(VENV)/installed: requirements.txt
-	@python3 -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
+	@python3 -c $(IS_RECENT)
 	python3 -m venv $(VENV)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	touch $@
@@ -50,12 +60,3 @@ $(MOTO)/installed:
 	python3 -m venv $(MOTO)
 	$(MOTO)/bin/python -m pip install --quiet --disable-pip-version-check 'moto[proxy,s3]==5.2.5'
 	touch $@
-
-# The checkout's own dcpy goes into the project's venv, unless another interpreter runs it.
-.PHONY: dcpy
-dcpy: $(VENV)/installed
-	@root=$$($(PYTHON) -m orchestration.catalog.checkout) && \
-	if [ -z "$$DCPY_PYTHON" ] && [ -f "$$root/pyproject.toml" ] && \
-	   [ "$$root" != "$$(cat $(VENV)/dcpy 2>/dev/null)" ]; then \
-		$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable "$$root" && echo "$$root" > $(VENV)/dcpy; \
-	fi

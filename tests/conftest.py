@@ -1,6 +1,5 @@
 """What all tests share: an environment that is the same everywhere, and real checkouts."""
 
-import importlib.util
 import os
 import re
 import shutil
@@ -12,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 from orchestration.catalog.checkout import PROJECT_ROOT, SAMPLE_ROOT
+from orchestration.lifecycle.environment import dcpy_python
 from tests.harness.processes import NYC
 
 # Whoever runs the tests has settings of their own, none of which may decide how they end.
@@ -75,15 +75,9 @@ def checkout(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def sample_dcpy(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment in which stages find the sample's dcpy.
-
-    Empty where it is installed in this interpreter, as `make test` sees to.
-    """
-    found = importlib.util.find_spec("dcpy")
-    if found and found.origin and Path(found.origin).is_relative_to(SAMPLE_ROOT):
-        return {}
-    python = tmp_path_factory.mktemp("bin") / "python"
-    python.write_text(f'#!/bin/sh\nPYTHONPATH="{SAMPLE_ROOT}" exec "{sys.executable}" "$@"\n')
-    python.chmod(0o755)
+def sample_dcpy() -> dict[str, str]:
+    """The environment in which the stages of any checkout find the sample's dcpy."""
+    python, _ = dcpy_python(None, {"DATA_ENGINEERING_ROOT": str(SAMPLE_ROOT)})
+    if python == Path(sys.executable):
+        pytest.fail("the sample's dcpy is not installed: `make dcpy` does that")
     return {"DCPY_PYTHON": str(python)}

@@ -13,12 +13,14 @@ from typing import Any
 from dotenv.parser import parse_stream
 
 from orchestration import OrchestrationError
-from orchestration.catalog.checkout import templates_folder
+from orchestration.catalog.checkout import state_folder, templates_folder
 from orchestration.catalog.products import Product
 from orchestration.lifecycle import steps
 
 STEPS_FOLDER = Path(steps.__file__).parent
 CHECK_SECONDS = 30.0
+# In the checkout's state folder: a link to the environment in which its dcpy is installed.
+DCPY_ENVIRONMENT = Path(".dcpy", "venv")
 
 # The variables of Dagster's process and of its interpreter are not dcpy's business.
 NOT_PASSED_ON = re.compile(
@@ -32,11 +34,15 @@ SERVER = re.compile(
 def dcpy_python(chosen: str | None, environ: Mapping[str, str] = os.environ) -> tuple[Path, bool]:
     """The interpreter that runs dcpy, and whether somebody chose it.
 
-    The product's own (`chosen`), else `DCPY_PYTHON`, else the one that runs this program.
+    The product's own (`chosen`), else `DCPY_PYTHON`, else that of the environment in which the
+    checkout's dcpy was installed, else the one that runs this program.
     """
     configured = chosen or environ.get("DCPY_PYTHON")
     if not configured:
-        return Path(sys.executable), False
+        link = state_folder(environ) / DCPY_ENVIRONMENT
+        # Not by way of the link, which may lead elsewhere before the process has ended.
+        own = Path(os.path.realpath(link), "bin", "python")
+        return (own if own.exists() else Path(sys.executable)), False
     # Absolute, since it is started in another working directory.
     return Path(shutil.which(configured) or configured).expanduser().absolute(), True
 
@@ -80,11 +86,16 @@ def problem_with_dcpy(python: tuple[Path, bool], *, root: Path, lifecycle: Path)
     )
 
 
+def outer_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables without those of Dagster and of the interpreter that runs it."""
+    return {name: value for name, value in environ.items() if not NOT_PASSED_ON.match(name)}
+
+
 def base_environment(
     *, root: Path, lifecycle: Path, python: Path, environ: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
     """What every stage gets: this process's variables without Dagster's, and where things are."""
-    env = {name: value for name, value in environ.items() if not NOT_PASSED_ON.match(name)}
+    env = outer_environment(environ)
     if "GITHUB_EVENT_NAME" not in env:
         # With CI set dcpy takes it that it runs in a GitHub workflow.
         env.pop("CI", None)

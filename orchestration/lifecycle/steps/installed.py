@@ -25,10 +25,12 @@ def problem_with_dcpy(checkout: Path, *, is_chosen: bool) -> str | None:
             "NYC Planning's dcpy installed, or DATA_ENGINEERING_ROOT to a whole checkout."
         )
     spec = importlib.util.find_spec("dcpy")
-    mend = (
-        f"install the checkout's with `{sys.executable} -m pip install -e {checkout}`, or set "
-        "DCPY_PYTHON to an interpreter that has it."
+    install = (
+        f"install the checkout's with `{sys.executable} -m pip install -e {checkout}`"
+        if is_chosen
+        else f"have `make dcpy DATA_ENGINEERING_ROOT={checkout}` install the checkout's"
     )
+    mend = f"{install}, or set DCPY_PYTHON to an interpreter that has it."
     if spec is None:
         return f"dcpy is not installed in {sys.executable}: {mend}"
     folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
