@@ -70,7 +70,7 @@ OTHERWISE = re.compile(
 
 @pytest.fixture(scope="module")
 def sample_python(sample_dcpy: dict[str, str]) -> Path:
-    return Path(sample_dcpy.get("DCPY_PYTHON", sys.executable))
+    return Path(sample_dcpy["DCPY_PYTHON"])
 
 
 def calls(python: Path, *arguments: str | Path, lifecycle: Path, environ: Mapping[str, str]) -> str:

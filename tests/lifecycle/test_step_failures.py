@@ -268,7 +268,7 @@ LOAD = [
 @pytest.fixture(scope="module")
 def python(sample_dcpy: dict[str, str]) -> str:
     """An interpreter that has the sample's dcpy."""
-    return sample_dcpy.get("DCPY_PYTHON", sys.executable)
+    return sample_dcpy["DCPY_PYTHON"]
 
 
 @pytest.fixture(scope="module")
