@@ -8,7 +8,6 @@ import ast
 import json
 import os
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -292,7 +291,7 @@ def december(
     (product / "base.yml").write_text("inputs: {datasets: [{id: parks, version: '1'}]}\n")
     (product / "recipe.lock.yml").write_text("left by somebody who ran dcpy by hand\n")
     python = checkout / "python"
-    python.write_text(f'#!/bin/sh\nPYTHONPATH="{checkout}" exec "{sys.executable}" "$@"\n')
+    python.write_text(f'#!/bin/sh\nPYTHONPATH="{checkout}" exec "{sample_python}" "$@"\n')
     python.chmod(0o755)
     monkeypatch.setenv("DATA_ENGINEERING_ROOT", str(checkout))
     monkeypatch.setenv("DCPY_PYTHON", str(python))

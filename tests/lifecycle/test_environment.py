@@ -126,7 +126,9 @@ def test_the_products_interpreter_goes_before_everybodys() -> None:
         True,
     )
     assert dcpy_python(None, {"DCPY_PYTHON": "/all/python"}) == (Path("/all/python"), True)
-    assert dcpy_python(None, {"DCPY_PYTHON": ""}) == (Path(sys.executable), False)
+    # Nothing is set, nor has dcpy been installed for the checkout.
+    environ = {"DCPY_PYTHON": "", "DATA_ENGINEERING_ROOT": "/nowhere"}
+    assert dcpy_python(None, environ) == (Path(sys.executable), False)
 
 
 def test_an_interpreter_is_found_from_another_working_directory_too(
