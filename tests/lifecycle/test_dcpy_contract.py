@@ -285,6 +285,8 @@ def december(
         path = checkout / "dcpy" / "lifecycle" / file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+    # Without it, any dcpy that is installed would be found first.
+    (checkout / "dcpy" / "__init__.py").touch()
     product = checkout / "products" / "own"
     product.mkdir()
     (product / "recipe.yml").write_text("name: Own\nproduct: own\nbase_recipe: base.yml\n")
