@@ -16,6 +16,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainValidator,
+    StrictInt,
     StrictStr,
     ValidationError,
 )
@@ -193,6 +194,13 @@ class ProductDefaults(BaseModel):
     )
     python: Text | None = Field(
         None, description="The interpreter for this product's lifecycle steps."
+    )
+    memory_limit_mb: StrictInt | None = Field(
+        None,
+        gt=0,
+        description="The memory in MB that this product's location may take, beside what every one "
+        "takes, while it is loaded and while its schedules and sensors are asked. Runs may take "
+        "more. Default: no limit.",
     )
     env: dict[VariableName, VariableValue] = Field(
         {},

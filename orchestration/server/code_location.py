@@ -15,6 +15,7 @@ from orchestration.server.control import Caller, Served
 from orchestration.server.dagster_internals import broken_answers
 from orchestration.server.forkserver import Forkserver, ending
 from orchestration.server.loader import LOCATIONS_PACKAGE, load
+from orchestration.server.memory import limit_memory
 from orchestration.server.service import Service
 from orchestration.server.states import NEXT, LocationState
 
@@ -25,14 +26,16 @@ RETRY_SECONDS = 2.0
 RETIREMENT_SECONDS = 20.0
 # What the UI shows of a location's output where that is broken.
 MAX_TAIL = 30_000
+# What a code server's own threads are given, used or not.
+SERVER_MB = 256
 STILL_LOADING = "It is still loading."
 
 
 class CodeLocation:
     """One location, over all its processes.
 
-    `files_state` tells what the files that it is loaded from look like; `publish` tells those who
-    follow what is served.
+    `files_state` tells what the files that it is loaded from look like, `memory_limit` how many MB
+    it may take; `publish` tells those who follow what is served.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class CodeLocation:
         selector: selectors.BaseSelector,
         env: Mapping[str, str],
         files_state: Callable[[], Hashable],
+        memory_limit: Callable[[], int | None],
         publish: Callable[[Served], None],
     ) -> None:
         self.name = name
@@ -54,7 +58,8 @@ class CodeLocation:
         self._forkserver, self._selector = forkserver, selector
         # To serve definitions it needs no instance, and opening one takes time and 14 MB.
         self._env = {name: value for name, value in env.items() if name != "DAGSTER_HOME"}
-        self._files_state, self._publish = files_state, publish
+        self._files_state, self._memory_limit = files_state, memory_limit
+        self._publish = publish
         self._loaded_from: Hashable = None
         self._answers: Answers | None = None
         self._is_provisional = False
@@ -133,12 +138,12 @@ class CodeLocation:
     def start_loading(self) -> None:
         """Starts the process that loads it."""
         self._loaded_from = self._files_state()
-        target = self._answers_path
+        target, limit = self._answers_path, self._memory_limit()
         try:
             self._loader = Service(
                 self.name,
                 lambda output: self._forkserver.call(
-                    lambda: load(self.name, target),
+                    lambda: load(self.name, target, limit),
                     env=self._env,
                     output=output,
                     is_expendable=True,
@@ -287,7 +292,12 @@ class CodeLocation:
             self._server = Service(
                 self.name,
                 lambda output: self._forkserver.start(
-                    command, env=self._env, output=output, is_expendable=True, has_session=True
+                    command,
+                    env=self._env,
+                    output=output,
+                    prepare=self._limit_memory,
+                    is_expendable=True,
+                    has_session=True,
                 ),
                 self._env,
                 self._selector,
@@ -297,6 +307,10 @@ class CodeLocation:
             return
         self._is_serving = False
         self._enter(LocationState.AWAKE)
+
+    def _limit_memory(self) -> None:
+        if limit := self._memory_limit():
+            limit_memory(limit + SERVER_MB)
 
     def _watch_server(self, server: Service) -> None:
         status = server.process.poll()

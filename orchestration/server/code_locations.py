@@ -143,6 +143,7 @@ class CodeLocations:
                 self._sources.files.state_of(name),
                 self._forkserver.own_files,
             ),
+            memory_limit=lambda: self._sources.memory_limit(name),
             publish=self._publish,
         )
 

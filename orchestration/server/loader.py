@@ -9,20 +9,36 @@ from pathlib import Path
 from orchestration.catalog.checkout import PROJECT_ROOT
 from orchestration.lifecycle.reaper import end_descendants
 from orchestration.server.answers import write_answers
-from orchestration.server.dagster_internals import answers_of
+from orchestration.server.dagster_internals import answers_of, broken_answers
+from orchestration.server.memory import lift_limit, limit_memory
 
 LOCATIONS_PACKAGE = "orchestration.locations"
 
 
-def load(name: str, target: Path) -> None:
-    """Loads the location, writes its answers, and ends this process with all that it started."""
+def load(name: str, target: Path, limit: int | None) -> None:
+    """Loads the location, writes its answers, and ends this process with all that it started.
+
+    `limit` is what it may take for that, in MB.
+    """
     # It ends before there is much garbage, and looking for some copies what it shares.
     gc.disable()
     status = 1
     try:
-        replies, problem = answers_of(
-            name=name, module=f"{LOCATIONS_PACKAGE}.{name}", folder=str(PROJECT_ROOT)
-        )
+        if limit:
+            limit_memory(limit)
+        try:
+            replies, problem = answers_of(
+                name=name, module=f"{LOCATIONS_PACKAGE}.{name}", folder=str(PROJECT_ROOT)
+            )
+        except MemoryError as error:
+            problem = f"MemoryError: {error}"
+        lift_limit()
+        if limit and problem and "MemoryError" in problem:
+            problem = (
+                f"It takes more than {limit} MB, which is its limit (memory_limit_mb in "
+                f"products.yml). {problem}"
+            )
+            replies = broken_answers(problem)
         write_answers(target, replies, problem)
         status = 0
     except BaseException:

@@ -51,6 +51,11 @@ class Sources:
             if (PROJECT_ROOT / LOCATIONS / f"{name}.py").exists()
         ]
 
+    def memory_limit(self, name: str) -> int | None:
+        """How many MB a location may take, if there is a limit."""
+        limits = (p.memory_limit_mb for p in self.products if p.slug == name)
+        return next(limits, None)
+
     def watch(self) -> set[str]:
         """Follows the files, and gives the locations that would load differently now.
 

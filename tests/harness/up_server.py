@@ -283,6 +283,17 @@ class Server:
                 found[name] = struct.unpack("3i", peer)[0]
         return found
 
+    def broker(self) -> int:
+        """The process that answers for all locations. Raises OSError where it does not for one."""
+        pids = set()
+        for path in self._sockets().values():
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.connect(str(path))
+                peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            pids.add(int(struct.unpack("3i", peer)[0]))
+        [pid] = pids
+        return pid
+
     def _sockets(self) -> dict[str, Path]:
         [file] = self._temporary.glob("orchestration-*/workspace.yaml")
         entries = yaml.safe_load(file.read_text(encoding="utf-8"))["load_from"]

@@ -13,18 +13,24 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
+import yaml
 
+from orchestration import OrchestrationError
 from orchestration.instance.workers import LAUNCHER_TAG, pid_of
 from orchestration.server.code_location import LOAD_SECONDS
+from tests.harness.forks import command_of
+from tests.harness.processes import wait_until
 from tests.harness.up_server import (
     Server,
+    checkout_of,
     copy_project,
     pretend_done,
     started,
     write_products,
 )
 
-HEALTHY = ("alone", "faulty", "looping")
+HEALTHY = ("alone", "faulty", "greedy", "looping")
+LIMIT_MB = 300
 SECRET = "hunter2-hunter2"
 # What is wrong already when `up` starts.
 BAD_FROM_THE_START = {
@@ -67,6 +73,8 @@ class Scene:
     """Until all others were served."""
     reported_seconds: Future[float]
     """Until the UI named the one that hangs."""
+    hanging: str | None
+    """What the UI said then of the one that hangs."""
     looped_seconds: Future[float]
     """From the save of the endless loop until the UI named that one."""
 
@@ -75,6 +83,11 @@ class Scene:
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     project = copy_project(tmp_path_factory.mktemp("isolation"))
     write_products(project, dict.fromkeys((*HEALTHY, *BAD_FROM_THE_START), "true"))
+    products = checkout_of(project) / "products" / "products.yml"
+    listed = yaml.safe_load(products.read_text())
+    [greedy] = [product for product in listed["products"] if product["id"] == "greedy"]
+    greedy["memory_limit_mb"] = LIMIT_MB
+    products.write_text(yaml.safe_dump(listed))
 
     def seconds_until_ready(server: Server) -> float:
         start = time.monotonic()
@@ -97,10 +110,11 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     ):
         reported = pool.submit(seconds_until_given_up, "hanging")
         ready = seconds_until_ready(server)
+        hanging = server.locations()["hanging"]
         server.wait_for_output("Dagster is at")
         write_definitions(server, "looping", "while True:\n    pass\n")
         looped = pool.submit(seconds_until_given_up, "looping")
-        yield Scene(server, normal, ready, reported, looped)
+        yield Scene(server, normal, ready, reported, hanging, looped)
         server.stop()
 
 
@@ -118,6 +132,7 @@ def assert_answers_at_once(server: Server, location: str) -> None:
 def test_locations_that_hang_exit_or_crash_when_up_starts_delay_nobody(scene: Scene) -> None:
     # The one that hangs is given up a good while later.
     assert scene.ready_seconds < scene.normal_seconds + 3
+    assert scene.hanging == "It is still loading."
     assert_answers_at_once(scene.server, "alone")
 
 
@@ -162,6 +177,66 @@ def test_a_fault_stays_in_its_location_and_is_gone_with_its_repair(
     assert {name: after[name] for name in ("alone", "ingest")} == {
         name: before[name] for name in ("alone", "ingest")
     }
+
+
+def test_a_location_beyond_its_memory_limit_is_ended_and_named_so(scene: Scene) -> None:
+    hoard = "hoard = [bytearray(2**24) for _ in range(100)]\n"
+    write_definitions(scene.server, "greedy", hoard)
+    scene.server.wait_for_error("greedy", f"It takes more than {LIMIT_MB} MB, which is its limit")
+    write_definitions(scene.server, "greedy", REPAIRED.format(asset="repaired_greedy"))
+    scene.server.wait_for(lambda: scene.server.locations()["greedy"] is None)
+    # What it takes when it is asked is limited, too, and enough for that.
+    assert_answers_at_once(scene.server, "greedy")
+
+
+def test_what_a_location_leaves_behind_is_ended_with_its_loading(scene: Scene) -> None:
+    server, loads = scene.server, scene.server.loads()
+    text = (
+        "import subprocess, threading, time\n"
+        "subprocess.Popen(['sleep', '987'], start_new_session=True)\n"
+        "threading.Thread(target=time.sleep, args=(987,)).start()\n"
+    )
+    write_definitions(server, "faulty", text + REPAIRED.format(asset="left_behind"))
+    server.wait_for(lambda: server.locations()["faulty"] is None and server.asset("left_behind"))
+    assert server.loads()["faulty"] != loads["faulty"]
+    assert not [pid for pid in server.processes() if b"sleep\x00987" in command_of(pid)]
+
+
+def test_a_code_server_that_freezes_delays_no_reload_and_is_replaced(scene: Scene) -> None:
+    server = scene.server
+    frozen = server.wake("alone")
+    os.kill(frozen, signal.SIGSTOP)
+    start = time.monotonic()
+    server.reload("alone")
+    assert server.wake("alone") != frozen
+    assert time.monotonic() - start < 5
+    again = server.wake("alone")
+    os.kill(again, signal.SIGSTOP)
+    # Whoever asks is told, and whoever asks next is answered.
+    with pytest.raises((AssertionError, OrchestrationError)):
+        server.wake("alone")
+    server.wait_for_output("[alone] its code server was frozen, and is ended")
+    assert server.wake("alone") != again
+
+
+def test_the_broker_that_is_killed_is_back_at_once_and_nothing_is_loaded_again(
+    scene: Scene,
+) -> None:
+    server, loads = scene.server, scene.server.loads()
+    awake = server.wake("alone")
+    broker = server.broker()
+    os.kill(broker, signal.SIGKILL)
+    assert wait_until(lambda: is_answered_by_another(server, broker), seconds=2)
+    assert server.wake("alone") == awake
+    assert server.loads() == loads
+    server.wait_for(lambda: server.locations()["alone"] is None)
+
+
+def is_answered_by_another(server: Server, broker: int) -> bool:
+    try:
+        return server.broker() != broker
+    except (OSError, ValueError):
+        return False
 
 
 def test_what_hangs_at_the_start_is_reported_within_30_seconds(scene: Scene) -> None:
