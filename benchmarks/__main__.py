@@ -2,7 +2,7 @@
 
 Everything is measured side by side in one run, on a copy of the project with made-up products, and
 the products of DATA_ENGINEERING_ROOT where it is set. Memory is the proportional set size (PSS) of
-all processes, in MB. It takes half an hour, nearly all of it `dagster dev`'s.
+all processes, in MB. It takes a quarter of an hour.
 """
 
 import os
@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,10 @@ RESULTS = Path(__file__).parent / "RESULTS.md"
 BIN = Path(sys.executable).parent
 REPEATS = 3
 # By then the daemon has loaded everything, too.
-SETTLE_SECONDS = 5.0
+SETTLE_SECONDS = 8.0
+IDLE_SECONDS = 10.0
+# `dagster dev` with more locations is not measured.
+MOST_STOCK = 20
 TEMPLATES = 200
 STAGES = ("plan", "load", "build", "package")
 LOCATIONS_QUERY = """
@@ -55,6 +59,11 @@ mutation Add($selector: RepositorySelector!, $set: String!, $key: String!) {
   addDynamicPartition(
     repositorySelector: $selector, partitionsDefName: $set, partitionKey: $key
   ) { __typename }
+}
+"""
+PLAN = """
+query Plan($pipeline: PipelineSelector!) {
+  executionPlanOrError(pipeline: $pipeline, mode: "default") { __typename }
 }
 """
 RUN = "query Run($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
@@ -114,6 +123,7 @@ def main() -> None:
     """Measures everything and writes the results."""
     sections = [
         ("Start, until GraphQL answers with every location loaded", start_table()),
+        ("First use of a sleeping location", wake_table()),
         ("A product of four no-op stages, from launch to success", run_table()),
         ("Generation", generation_table()),
         ("CPU time to load a location, imports of Dagster included", load_table()),
@@ -134,34 +144,74 @@ def main() -> None:
 
 
 def start_table() -> list[str]:
-    """Seconds and memory for 4, 20 and 60 locations, started in three ways."""
+    """Seconds, memory and idle CPU for 4 to 200 locations, started in three ways."""
     ways = {"`up`": serve_up, "`dagster dev`": serve_stock, "merged, `dagster dev`": serve_merged}
-    made_up = [(str(count), count, None) for count in (4, 20, 60)]
+    made_up = [(str(count), count, None) for count in (4, 20, 60, 200)]
     rows = []
     for name, count, checkout in [*made_up, *own_checkout()]:
-        measured: dict[str, tuple[list[float], list[float]]] = {way: ([], []) for way in ways}
+        measured: dict[str, list[Usage]] = {way: [] for way in ways}
         for _ in range(REPEATS):
             for way, serve in ways.items():
+                # It takes minutes, and gigabytes.
+                if serve is serve_stock and (count > MOST_STOCK or measured[way]):
+                    continue
                 with project_with(count - 1, checkout=checkout) as project:
                     expected = 1 if serve is serve_merged else count
-                    seconds, memory = measure_start(serve, project, expected)
-                    measured[way][0].append(seconds)
-                    measured[way][1].append(memory)
-                    progress(f"{name} locations, {way}: {seconds:.1f} s, {memory:.0f} MB")
-        base_seconds, base_memory = map(statistics.median, measured["`up`"])
-        for way, (seconds_of, memory_of) in measured.items():
-            rows.append(
-                (
-                    name,
-                    way,
-                    spread(seconds_of, "s"),
-                    spread(memory_of, "MB", digits=0),
-                    f"{statistics.median(seconds_of) / base_seconds:.1f}",
-                    f"{statistics.median(memory_of) / base_memory:.1f}",
+                    usage = measure_start(serve, project, expected)
+                    measured[way].append(usage)
+                    progress(f"{name} locations, {way}: {usage}")
+        merged = measured["merged, `dagster dev`"]
+        for way, usages in measured.items():
+            if usages:
+                rows.append(
+                    (
+                        name,
+                        way,
+                        spread([usage.seconds for usage in usages], "s"),
+                        spread([usage.megabytes for usage in usages], "MB", digits=0),
+                        spread([usage.idle for usage in usages], "%", digits=1),
+                        ratio(usages, merged, lambda usage: usage.seconds),
+                        ratio(usages, merged, lambda usage: usage.megabytes),
+                    )
                 )
-            )
-    heading = ("locations", "started by", "ready", "memory", "time / `up`", "memory / `up`")
+    heading = (
+        *("locations", "started by", "ready", "memory", "idle, of one core"),
+        *("time / merged", "memory / merged"),
+    )
     return markdown(heading, rows)
+
+
+def ratio(
+    usages: "Sequence[Usage]", base: "Sequence[Usage]", what: "Callable[[Usage], float]"
+) -> str:
+    """How the medians compare."""
+    return f"{statistics.median(map(what, usages)) / statistics.median(map(what, base)):.2f}"
+
+
+def wake_table() -> list[str]:
+    """Seconds that a question takes which only a location's code can answer."""
+    first: list[float] = []
+    again: list[float] = []
+    with project_with(REPEATS) as project, serve_up(project) as (url, _):
+        wait_until_loaded(url, REPEATS + 1)
+        for i in range(REPEATS):
+            pipeline = {
+                "repositoryLocationName": f"product_{i}",
+                "repositoryName": "__repository__",
+                "pipelineName": f"build_product_{i}",
+            }
+            for seconds in (first, again):
+                started = time.perf_counter()
+                plan = query(url, PLAN, {"pipeline": pipeline})["executionPlanOrError"]
+                seconds.append(time.perf_counter() - started)
+                assert plan["__typename"] == "ExecutionPlan", plan
+    return markdown(
+        ("asked of", "answered after"),
+        [
+            ("a sleeping location", spread(first, "s", digits=3)),
+            ("the same, awake", spread(again, "s", digits=3)),
+        ],
+    )
 
 
 def own_checkout() -> list[tuple[str, int, Path]]:
@@ -399,10 +449,21 @@ def running(
             process.wait()
 
 
-def measure_start(
-    serve: Callable[[Path], Any], project: Path, expected: int
-) -> tuple[float, float]:
-    """Seconds until so many locations are loaded, and the memory in MB some seconds later."""
+@dataclass(frozen=True)
+class Usage:
+    """What a start took, and what is taken once it has settled."""
+
+    seconds: float
+    megabytes: float
+    idle: float
+    """Of one core, in percent."""
+
+    def __str__(self) -> str:
+        return f"{self.seconds:.1f} s, {self.megabytes:.0f} MB, idle {self.idle:.1f} %"
+
+
+def measure_start(serve: Callable[[Path], Any], project: Path, expected: int) -> Usage:
+    """What it takes until so many locations are loaded, and then."""
     started = time.perf_counter()
     with serve(project) as (url, process):
         if serve is not serve_up:
@@ -410,7 +471,20 @@ def measure_start(
         wait_until_loaded(url, expected)
         seconds = time.perf_counter() - started
         time.sleep(SETTLE_SECONDS)
-        return seconds, memory_of(process.pid)
+        before = processor_seconds(process.pid)
+        time.sleep(IDLE_SECONDS)
+        idle = (processor_seconds(process.pid) - before) / IDLE_SECONDS
+        return Usage(seconds, memory_of(process.pid), 100 * idle)
+
+
+def processor_seconds(root: int) -> float:
+    """What a process and its descendants have used of the processors."""
+    total = 0
+    for pid in {root} | descendants({root}):
+        with suppress(OSError):
+            stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+            total += sum(map(int, stat.rpartition(")")[2].split()[11:13]))
+    return total / os.sysconf("SC_CLK_TCK")
 
 
 def wait_until_loaded(url: str, expected: int, seconds: float = 600) -> list[str]:
