@@ -8,7 +8,7 @@ IS_RECENT := 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.versi
 
 export DATA_ENGINEERING_ROOT DCPY_PYTHON
 
-.PHONY: up dcpy generate checkout lint test bench soak
+.PHONY: up dcpy init generate checkout lint test bench soak
 
 up: checkout dcpy
 	@exec $(PYTHON) -m orchestration up --host $(HOST) --port $(PORT)
@@ -16,6 +16,10 @@ up: checkout dcpy
 # The checkout's own, in an environment of its own, unless DCPY_PYTHON says who has it.
 dcpy: $(VENV)/installed
 	@$(PYTHON) -m orchestration.installation
+
+# A product list for a checkout that has none.
+init: $(VENV)/installed
+	@$(PYTHON) -m orchestration init
 
 generate: checkout $(VENV)/installed
 	$(PYTHON) -m orchestration generate

@@ -53,10 +53,10 @@ def products_file(root: Path) -> Path:
         return path
     if is_checkout(root):
         is_default = root == checkout_root({})
-        where = "" if is_default else f"DATA_ENGINEERING_ROOT={shlex.quote(str(root))} "
+        where = "" if is_default else f" DATA_ENGINEERING_ROOT={shlex.quote(str(root))}"
         raise OrchestrationError(
             f"{root} is a checkout without a product list, {PRODUCTS_FILE}: "
-            f"`{where}python -m orchestration init` writes one from its recipes."
+            f"`make init{where}` (`python -m orchestration init`) writes one from its recipes."
         )
     what = (
         f"it has no {PRODUCTS_FILE}, no {RECIPES} and no {TEMPLATES}/*.yml"

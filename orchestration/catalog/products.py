@@ -278,6 +278,11 @@ def json_schema() -> dict[str, Any]:
     }
 
 
+def json_schema_text() -> str:
+    """The JSON Schema as a file holds it."""
+    return json.dumps(json_schema(), indent=2) + "\n"
+
+
 def read_products(path: Path) -> tuple[Product, ...]:
     """The products of the file at `path`, in its order.
 

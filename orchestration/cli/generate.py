@@ -1,6 +1,5 @@
 """`generate`: writes what follows from products.yml."""
 
-import json
 import sys
 
 import click
@@ -21,11 +20,11 @@ Examples:
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of products.yml, for editors.")
 def command(check: bool, schema: bool) -> int:
     """Write the code locations and workspace.yaml from products.yml."""
-    from orchestration.catalog.products import json_schema, read_products
+    from orchestration.catalog.products import json_schema_text, read_products
     from orchestration.generator.generate import pending_changes, warnings, write
 
     if schema:
-        print(json.dumps(json_schema(), indent=2))
+        print(json_schema_text(), end="")
         return 0
     root = checkout_root()
     products = read_products(products_file(root))

@@ -12,6 +12,7 @@ from orchestration.cli import (
     check,
     completion,
     generate,
+    init,
     launch,
     listing,
     materialize,
@@ -20,7 +21,7 @@ from orchestration.cli import (
     up,
 )
 
-COMMANDS = (up, materialize, launch, listing, status, check, new, generate, completion)
+COMMANDS = (up, materialize, launch, listing, status, check, init, new, generate, completion)
 """The modules of the commands, in the order in which `--help` lists them.
 
 Each has a `command`. All are imported for every one: what takes time, such as Dagster, is imported
