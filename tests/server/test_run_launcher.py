@@ -25,9 +25,17 @@ env -i bash -c 'echo $$ > stranger.pid; sleep 600; true' &
 echo $$ > shell.pid
 wait
 """
-# Goes on until a file appears in the product's folder.
+# Goes on until a file appears in the product's folder in the checkout.
 PATIENT = "echo $$ > shell.pid; until [ -e go ]; do sleep 0.1; done"
-COMMANDS = {"bystander": "true", "cancelled": TREE, "killed": PATIENT, "patient": PATIENT}
+COMMANDS = {
+    name: f'cd "$DATA_ENGINEERING_ROOT/products/{name}"\n{command}'
+    for name, command in {
+        "bystander": "true",
+        "cancelled": TREE,
+        "killed": PATIENT,
+        "patient": PATIENT,
+    }.items()
+}
 
 
 @job
