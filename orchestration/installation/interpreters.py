@@ -1,5 +1,6 @@
 """The Python interpreters of this machine, of which one is to run dcpy."""
 
+import glob
 import os
 import re
 import shutil
@@ -63,4 +64,6 @@ def _candidates(environ: Mapping[str, str]) -> Iterator[Path]:
         for folder in folders:
             if found := shutil.which(name, path=folder):
                 yield Path(found).absolute()
-        yield from sorted(pyenv.glob(f"*/bin/{name}"), reverse=True)
+        # Unlike a path's own, this glob takes a folder that nobody may read for an empty one.
+        found_there = glob.glob(f"*/bin/{name}", root_dir=pyenv)
+        yield from (pyenv / path for path in sorted(found_there, reverse=True))

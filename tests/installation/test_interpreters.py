@@ -1,8 +1,10 @@
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from orchestration.catalog.checkout import PROJECT_ROOT
 from orchestration.installation.interpreters import find_interpreter, tried
 
 BROKEN_SHIM = "#!/bin/sh\necho 'pyenv: python3.13: command not found' >&2\nexit 127\n"
@@ -55,3 +57,27 @@ def test_this_one_works_and_one_that_is_not_there_does_not(tmp_path: Path) -> No
     found = tried(Path(sys.executable))
     assert found and found.version == sys.version_info[:2]
     assert tried(tmp_path / "python3.13") is None
+
+
+def test_a_folder_that_may_not_be_read_holds_none(tmp_path: Path, environ: dict[str, str]) -> None:
+    hidden = tmp_path / "pyenv"
+    interpreter(hidden / "versions" / "3.13.0" / "bin" / "python3.13", "3 13")
+    hidden.chmod(0)
+    program = (
+        "import os, sys\n"
+        "from orchestration.installation.interpreters import find_interpreter\n"
+        # Root may read everything.
+        "os.geteuid() or os.seteuid(65534)\n"
+        f"print(find_interpreter({environ!r}).path)\n"
+    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=PROJECT_ROOT,
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+    finally:
+        hidden.chmod(0o700)
+    assert (done.stdout, done.stderr) == (f"{sys.executable}\n", "")
