@@ -129,7 +129,9 @@ def _advice(workflow: _Workflow | None) -> str:
 
 def _comment(workflow: _Workflow) -> str:
     taken_over = _yaml({"build_command": workflow.commands})
-    lines = [f"{workflow.path} runs this after load:", *taken_over.splitlines()]
+    # What a workflow uploads goes to the team's storage.
+    warning = "; leave out what uploads, unless that is meant" if "upload" in taken_over else ""
+    lines = [f"{workflow.path} runs this after load{warning}:", *taken_over.splitlines()]
     return "".join(f"  # {line}".rstrip() + "\n" for line in lines)
 
 
