@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -63,9 +62,11 @@ def test_help_is_quick_and_imports_nothing_that_takes_time() -> None:
     assert result.stdout.endswith("\n\n"), result.stdout
 
     def seconds() -> float:
-        start = time.monotonic()
+        # Of the processor: the clock's would be those of all that runs beside this, too.
+        before = os.times()
         assert orchestration("--help").returncode == 0
-        return time.monotonic() - start
+        after = os.times()
+        return sum(after[2:4]) - sum(before[2:4])
 
     assert min(seconds() for _ in range(5)) < 0.2
 
