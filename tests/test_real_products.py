@@ -41,23 +41,12 @@ VERSION = "20261101"
 VERSIONS = {"dcp_mappluto_clipped": "24v4", "dcp_zoningtaxlots": "2026-10-01"}
 PUBLISHED = "db-zoningtaxlots/publish/2026-10-01/build_metadata.json"
 BUILD_SECONDS = 300.0
-# The steps after load, as each product's workflow has them.
-PRODUCTS = """\
-products:
-- id: zoningtaxlots
-  env: {BUILD_ENGINE_DB: db-ztl}
-  build_command: [build: ./bash/build.sh, export: ./bash/export.sh]
-- id: cdbg
-  env: {BUILD_ENGINE_DB: db-cdbg}
-  build_command: [dbt deps, dbt debug, dbt build, export: ./bash/export.sh]
-- id: cbbr
-  env: {BUILD_ENGINE_DB: db-cbbr}
-  build_command: [dbt deps, dbt debug, ./02_cbbr.sh, ./03_spatial.sh, ./04_export.sh]
-- id: lift
-  build_command:
-  - build: python -m dcpy lifecycle builds build run -d "$BUILD_ENV_OUTPUT_DIR"
-  - export: python -m dcpy lifecycle builds export export --recipe-path recipe.lock.yml
-"""
+# The steps after load, as each product's workflow has them; `init` knows those of lift.
+COMMANDS: Mapping[str, Sequence[str | Mapping[str, str]]] = {
+    "zoningtaxlots": [{"build": "./bash/build.sh"}, {"export": "./bash/export.sh"}],
+    "cdbg": ["dbt deps", "dbt debug", "dbt build", {"export": "./bash/export.sh"}],
+    "cbbr": ["dbt deps", "dbt debug", "./02_cbbr.sh", "./03_spatial.sh", "./04_export.sh"],
+}
 EXTENSIONS = ("postgis", "fuzzystrmatch")
 # Geosupport is a program of NYC's that is not to be had here.
 GEOSUPPORT = '''\
@@ -151,7 +140,7 @@ def team(
         address, served = web
         hub = f"{address}/hub/"
         write_hub(served / "hub", f"{address}/hub", root / "products")
-    create_databases(postgres["BUILD_ENGINE_SERVER"])
+    create_databases(postgres["BUILD_ENGINE_SERVER"], root)
     variables = {
         "DATA_ENGINEERING_ROOT": str(root),
         "DCPY_PYTHON": str(python),
@@ -175,7 +164,13 @@ def team(
 
 def write_sources(root: Path, files: Path, python: Path) -> None:
     """Lists the products, and lets the templates of their inputs read files with made-up rows."""
-    (root / PRODUCTS_FILE).write_text(PRODUCTS)
+    listed = orchestration("init", env={"DATA_ENGINEERING_ROOT": str(root)})
+    assert listed.returncode == 0, listed.stderr
+    content = yaml.safe_load((root / PRODUCTS_FILE).read_text())
+    for product in content["products"]:
+        if product["id"] in COMMANDS:
+            product["build_command"] = COMMANDS[product["id"]]
+    (root / PRODUCTS_FILE).write_text(yaml.safe_dump(content))
 
     def to_xlsx(source: Path, target: Path, sheet: str) -> None:
         run_python(python, "-c", TO_XLSX, source, target, sheet, cwd=files)
@@ -199,13 +194,15 @@ def team_python(python: Path, root: Path, venv: Path) -> Path:
     return own
 
 
-def create_databases(server: str) -> None:
-    """A database per product, with the extensions that the team's have."""
-    for product in yaml.safe_load(PRODUCTS)["products"]:
-        if database := product.get("env", {}).get("BUILD_ENGINE_DB"):
-            psql(f"{server}/postgres", f'CREATE DATABASE "{database}"')
-            for extension in EXTENSIONS:
-                psql(f"{server}/{database}", f"CREATE EXTENSION {extension}")
+def create_databases(server: str, root: Path) -> None:
+    """The databases that the product list names, with the extensions that the team's have."""
+    for product in yaml.safe_load((root / PRODUCTS_FILE).read_text())["products"]:
+        if product["id"] not in COMMANDS:
+            continue
+        database = product["env"]["BUILD_ENGINE_DB"]
+        psql(f"{server}/postgres", f'CREATE DATABASE "{database}"')
+        for extension in EXTENSIONS:
+            psql(f"{server}/{database}", f"CREATE EXTENSION {extension}")
 
 
 def psql(address: str, command: str) -> None:
