@@ -102,7 +102,8 @@ def _entry(root: Path, recipe: Path, data: Mapping[str, Any], unknown: list[str]
         fields["version_strategy"] = data["version_strategy"]
     if workflow and workflow.database:
         fields["env"] = {"BUILD_ENGINE_DB": workflow.database}
-    comment = ""
+    # Also where the recipe has commands: those of some products are only a part of their build.
+    comment = _comment(workflow) if workflow and workflow.commands else ""
     if isinstance(stage, dict) and stage.get("commands"):
         export = EXPORT.format(lock=f"{recipe.stem}.lock.yml")
         fields["build_command"] = (
@@ -114,8 +115,6 @@ def _entry(root: Path, recipe: Path, data: Mapping[str, Any], unknown: list[str]
             f"{PRODUCTS_FILE}.' >&2; exit 1"
         )
         unknown.append(f"{product_id}: what builds it; " + _advice(workflow))
-        if workflow:
-            comment = _comment(workflow)
     lines = _yaml([fields]).splitlines(keepends=True)
     command = next(n for n, line in enumerate(lines) if line.startswith("  build_command:"))
     return "".join([*lines[:command], comment, *lines[command:]])
