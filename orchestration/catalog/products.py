@@ -35,7 +35,7 @@ SET_BY_STAGES = {
 }
 RESERVED_SLUGS = frozenset({"ingest", "__init__"})
 # Dagster's own rule for owners: dagster/_core/definitions/utils.py, is_valid_owner.
-EMAIL = re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,}")
+EMAIL = re.compile(r"\b[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}")
 
 
 def slug_of(product_id: str) -> str:

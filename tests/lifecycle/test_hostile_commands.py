@@ -134,14 +134,15 @@ def test_a_build_that_goes_elsewhere_and_removes_where_it_was_leaves_its_result_
     load = lifecycle / "builds" / "nomad" / "main" / "load"
     load.mkdir(parents=True)
     (load / "recipe.lock.yml").write_text("version: '1'\n")
-    command = 'rmdir "$PWD"; cd /; echo done > "$BUILD_ENV_OUTPUT_DIR/out"; pwd'
+    command = 'rm -r "$PWD"; cd /; echo done > "$BUILD_ENV_OUTPUT_DIR/out"; pwd'
     definitions = product_definitions(id="nomad", build_command=command, path="nomad")
     asset = definitions.get_assets_def(AssetKey(["nomad", "build"]))
     assert failure_of([asset], "main") is None
     build = lifecycle / "builds" / "nomad" / "main" / "build"
     assert (build / "out").read_text() == "done\n"
     assert (build / "build.log").read_text() == "/\n"
-    # The next one has nowhere to run, says so, and leaves the result.
+    # It was its own copy; a product without a folder says so, and leaves the result.
+    folder.rmdir()
     said = failure_of([asset], "main")
     assert said
     assert f"there is no folder {folder}" in said
