@@ -282,8 +282,10 @@ class Soak:
 
     def measure(self) -> Usage:
         """What `up` takes, once it takes no less any more."""
+        # Locations that were asked something go to sleep again, and servers that were replaced have
+        # some time to finish what they were asked.
+        wait_until(lambda: not self.server.awake(), SETTLE_SECONDS)
         usage = self._usage()
-        # Servers that were replaced have some time to finish what they were asked.
         end = time.monotonic() + SETTLE_SECONDS
         while time.monotonic() < end:
             time.sleep(5)

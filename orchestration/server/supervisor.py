@@ -43,8 +43,9 @@ if TYPE_CHECKING:
     from orchestration.server.code_locations import CodeLocations
 
 LOOK_SECONDS = 1.0
-# Until something is there that does not tell.
+# Until something is there that does not tell: a code server, and the webserver at the start.
 STEP_SECONDS = 0.01
+START_STEP_SECONDS = 0.05
 
 
 class Supervisor:
@@ -152,8 +153,10 @@ class Supervisor:
 
     def _wait(self) -> None:
         sys.stdout.flush()
-        is_coming = self.locations.is_waiting or not self._announced
-        for key, _ in self.selector.select(timeout=STEP_SECONDS if is_coming else LOOK_SECONDS / 2):
+        seconds = LOOK_SECONDS / 2 if self._announced else START_STEP_SECONDS
+        if self.locations.is_waiting:
+            seconds = STEP_SECONDS
+        for key, _ in self.selector.select(timeout=seconds):
             key.data()
 
     def _state_is_there(self) -> bool:
