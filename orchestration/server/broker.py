@@ -41,6 +41,7 @@ PING_SECONDS = 5.0
 # A stock server has not many threads, and one that is busy with all of them is not frozen.
 BUSY_REQUESTS = 4
 CONNECT_SECONDS = 10.0
+RETRY_SECONDS = 0.05
 # What was asked before a reload may still be answered.
 CLOSING_SECONDS = 20.0
 # What changes at the same time is told together.
@@ -96,10 +97,20 @@ class Location:
         await self._are_known.wait()
         if (reply := self._known(name, request)) is not None:
             return reply
+        try:
+            return await self._forward(method, request, timeout)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                raise
+            # The code server had ended by then, which was not known here yet.
+            self._disconnect()
+            return await self._forward(method, request, timeout)
+
+    async def _forward(self, method: str, request: bytes, timeout: float | None) -> bytes:
         async with self._code_server() as channel:
             call = channel.unary_unary(method)(request, timeout=timeout)
-            reply = bytes(await self._unless_frozen(call, channel))
-        return reply
+            return bytes(await self._unless_frozen(call, channel))
+        raise AssertionError("never left")
 
     async def stream(
         self, method: str, request: bytes, timeout: float | None
@@ -137,8 +148,18 @@ class Location:
             self._used = time.monotonic()
 
     async def _connect(self) -> grpc.aio.Channel:
-        answer = await _ask(control.Wake(self.name))
-        channel = grpc.aio.insecure_channel(f"unix:{answer['socket']}", options=UNLIMITED)
+        end = time.monotonic() + CONNECT_SECONDS
+        while True:
+            socket = (await _ask(control.Wake(self.name)))["socket"]
+            # One that has just ended may not be known as such yet.
+            with suppress(OSError):
+                _, writer = await asyncio.open_unix_connection(socket)
+                writer.close()
+                break
+            if time.monotonic() > end:
+                raise Unreachable(f"The code server of {self.name} does not answer.")
+            await asyncio.sleep(RETRY_SECONDS)
+        channel = grpc.aio.insecure_channel(f"unix:{socket}", options=UNLIMITED)
         try:
             await asyncio.wait_for(channel.channel_ready(), CONNECT_SECONDS)
         except TimeoutError:
@@ -170,7 +191,7 @@ class Location:
     def _disconnect(self) -> None:
         channel, self._channel = self._channel, None
         if channel:
-            _in_background(channel.close(grace=CLOSING_SECONDS))
+            _in_background(_close_later(channel))
 
 
 class _Requests(grpc.GenericRpcHandler):  # type: ignore[misc]
@@ -300,6 +321,12 @@ async def _answers(channel: grpc.aio.Channel) -> bool:
     except grpc.aio.AioRpcError as error:
         return error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED
     return True
+
+
+async def _close_later(channel: grpc.aio.Channel) -> None:
+    # Its own grace does not know of a request that somebody else waits for.
+    await asyncio.sleep(CLOSING_SECONDS)
+    await channel.close()
 
 
 _background: set[asyncio.Task[Any]] = set()

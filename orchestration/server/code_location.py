@@ -188,6 +188,9 @@ class CodeLocation:
 
     def wake(self, caller: Caller) -> None:
         """Has its code server serve; the caller is told where."""
+        if self._server:
+            # It may have ended this moment.
+            self._watch_server(self._server)
         if self.state is LocationState.BROKEN:
             caller.answer(error=f"{self.name} is broken: {self.problem}")
             return

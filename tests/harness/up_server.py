@@ -49,6 +49,7 @@ query Plan($pipeline: PipelineSelector!) {
   executionPlanOrError(pipeline: $pipeline, mode: "default") {
     __typename
     ... on ExecutionPlan { steps { key } }
+    ... on InvalidSubsetError { message }
   }
 }
 """
@@ -308,7 +309,10 @@ class Server:
             "assetSelection": [{"path": [location, "plan"]}],
         }
         plan = self.query(PLAN_QUERY, pipeline=pipeline)["executionPlanOrError"]
-        assert plan == {"__typename": "ExecutionPlan", "steps": [{"key": f"{location}__plan"}]}
+        assert plan == {
+            "__typename": "ExecutionPlan",
+            "steps": [{"key": f"{location}__plan"}],
+        }, plan
         return self.awake()[location]
 
     def launch(
