@@ -22,6 +22,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from orchestration.catalog.retries import Retries
 from orchestration.catalog.yaml_file import Place, Problem, YamlFileError, read_yaml_mapping
 
 MAX_SLUG_LENGTH = 100  # it is a file name, and a part of longer names
@@ -217,6 +218,11 @@ class ProductDefaults(BaseModel):
         description="What dcpy calls a build, and uploads it under, as a Jinja template over "
         "`partition`. Default: the partition's key.",
     )
+    retries: Retries = Field(
+        Retries(),
+        description="How often a stage is tried again that failed for what may pass. What cannot "
+        "get better by itself is not.",
+    )
 
 
 class Product(ProductDefaults):
@@ -341,7 +347,9 @@ def _wording(error: dict[str, Any], place: Place, data: Any) -> str:
         case "tuple_type":
             return f"`{field}` must be a list"
         case "model_type" | "model_attributes_type":
-            return "must be a mapping with the keys id and build_command"
+            if error["ctx"]["class_name"] == Product.__name__:
+                return "must be a mapping with the keys id and build_command"
+            return f"`{field}` must be a mapping"
         case _:
             return f"`{field}`: {error['msg']}"
 
@@ -349,6 +357,8 @@ def _wording(error: dict[str, Any], place: Place, data: Any) -> str:
 def _model_at(place: Place) -> type[BaseModel]:
     if len(place) < 2:
         return ProductsFile
+    if "retries" in place[:-1]:
+        return Retries
     return Product if place[0] == "products" else ProductDefaults
 
 

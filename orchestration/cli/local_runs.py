@@ -234,7 +234,9 @@ class _Telling(logging.Handler):
         match event.event_type:
             case DagsterEventType.RUN_START:
                 self._tell({"run": meta["run_id"], "job": event.job_name})
-            case DagsterEventType.STEP_START:
+            case DagsterEventType.STEP_UP_FOR_RETRY:
+                self._tell({"failed for now": asset})
+            case DagsterEventType.STEP_START | DagsterEventType.STEP_RESTARTED:
                 self._is_in_step = True
                 self._tell({"began": asset})
             case DagsterEventType.ASSET_MATERIALIZATION:

@@ -59,6 +59,9 @@ class Progress:
             case {"done": asset, "seconds": seconds}:
                 self._release(run)
                 self._line(f"{asset} succeeded in {seconds:.1f} s", "green")
+            case {"failed for now": asset}:
+                self._release(run)
+                self._line(f"{asset} failed, and will be tried again.", "yellow")
             case {"interrupted": asset}:
                 self._line(f"{asset} was interrupted, and what it had started was ended.", "yellow")
             case {"failed": asset}:

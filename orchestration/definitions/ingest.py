@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from functools import partial
 from typing import Any
 
 from dagster import (
@@ -23,9 +24,13 @@ from pydantic import Field
 
 from orchestration.catalog.checkout import checkout_root, templates_folder
 from orchestration.catalog.ingest_templates import IngestTemplate, read_templates
+from orchestration.catalog.names import INGEST
+from orchestration.catalog.retries import Retries
 from orchestration.definitions.execution import execute, partition_of
 from orchestration.definitions.partitions import ingest_partitions
 from orchestration.lifecycle.ingest import ingest
+
+RETRIES = Retries()
 
 
 class IngestConfig(Config):
@@ -58,7 +63,7 @@ def ingest_definitions() -> Definitions:
     )
 
 
-def build_ingest_asset(*, template: IngestTemplate) -> AssetsDefinition:
+def build_ingest_asset(*, template: IngestTemplate, retries: Retries = RETRIES) -> AssetsDefinition:
     """The asset of one template; its partition key is the version handed to dcpy's `ingest`."""
     name = f"ingest__{_identifier(template.id)}"
 
@@ -86,7 +91,8 @@ def build_ingest_asset(*, template: IngestTemplate) -> AssetsDefinition:
     ) -> MaterializeResult[None]:
         options = config.model_dump()
         version = partition_of(context)
-        return execute(lambda: ingest(template, version, options, context.log))
+        work = partial(ingest, template, version, options, context.log)
+        return execute(work, context, retries, INGEST)
 
     return ingest_asset
 

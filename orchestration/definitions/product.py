@@ -112,7 +112,12 @@ def build_stage_asset(
 
     def run(context: AssetExecutionContext, *, resumes: bool = False) -> MaterializeResult[None]:
         partition = partition_of(context)
-        return execute(lambda: run_stage(product, stage, partition, context.log, resumes=resumes))
+        return execute(
+            lambda: run_stage(product, stage, partition, context.log, resumes=resumes),
+            context,
+            product.retries,
+            stage,
+        )
 
     def stage_asset(context: AssetExecutionContext) -> MaterializeResult[None]:
         return run(context)

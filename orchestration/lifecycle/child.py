@@ -62,21 +62,26 @@ class Finished:
         `what` is the sentence's beginning, `log` where the log is found afterwards.
         """
         last = f" Its last output:\n{self.tail}" if self.tail else " It printed nothing."
-        return StageFailed(f"{what} {self.outcome}.{last}", self, log)
+        return StageFailed(f"{what} {self.outcome}.{last}", self, log, is_transient=True)
 
 
 class StageFailed(OrchestrationError):
     """A stage has not done its work; the text names its product or template, and says why.
 
     `finished` and `log` are of the process that failed, where it was one, and `workspace` is what
-    it left behind.
+    it left behind. What `is_transient` may go well when it is tried again.
     """
 
     def __init__(
-        self, text: str, finished: Finished | None = None, log: Path | None = None
+        self,
+        text: str,
+        finished: Finished | None = None,
+        log: Path | None = None,
+        *,
+        is_transient: bool = False,
     ) -> None:
         super().__init__(text)
-        self.finished, self.log = finished, log
+        self.finished, self.log, self.is_transient = finished, log, is_transient
         self.workspace: Path | None = None
 
 

@@ -31,7 +31,8 @@ def failing(subject: str) -> Iterator[None]:
         raise StageFailed(f"{subject}: {error}") from None
     except OSError as error:
         raise StageFailed(
-            f"{subject}: {explained(error)} The earlier result, if there is one, is as it was."
+            f"{subject}: {explained(error)} The earlier result, if there is one, is as it was.",
+            is_transient=True,
         ) from error
 
 
@@ -86,7 +87,7 @@ def run_step(
     data = redact.data(json.loads(report.read_bytes())) if report.exists() else None
     log = failed_log(result, stage)
     if data and "problem" in data:
-        raise StageFailed(data["problem"], finished, log)
+        raise StageFailed(data["problem"], finished, log, is_transient=data.get("transient", False))
     if finished.returncode != 0 or data is None:
         raise finished.failure(f"{subject}: the {stage} step", log)
     return StepResult(data, Process(finished.seconds, finished.tail, result))

@@ -176,6 +176,11 @@ def test_an_id_whose_module_could_not_be_imported_is_refused(
         (field("description: !!int ''"), 4, "not a value"),
         (field("description: \0"), 4, "not valid YAML"),
         (field('description: "\\ud800"'), 4, "`description`"),
+        (field("retries: 3"), 4, "`retries` must be a mapping"),
+        (field("retries: {nmber: 3}"), 4, "unknown key `nmber`; did you mean `number`?"),
+        (field("retries: {number: -1}"), 4, "`number`: Input should be greater than or equal"),
+        (field("retries: {delay: '5'}"), 4, "`delay`"),
+        (field("retries: {stages: [package]}"), 4, "`stages`: Input should be 'ingest'"),
     ],
 )
 def test_a_file_that_is_not_a_list_of_products_says_what_it_is(

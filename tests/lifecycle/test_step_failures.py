@@ -411,6 +411,12 @@ RECORDED = [
     ),
     (
         "ingest",
+        "requests.exceptions.HTTPError < OSError",
+        "503 Server Error: Service Unavailable for url: http://127.0.0.1:8123/busy.csv?token=abc",
+        ("http://127.0.0.1:8123/busy.csv answers 503, which may pass", "Run this again later"),
+    ),
+    (
+        "ingest",
         "requests.exceptions.ConnectionError < OSError",
         "HTTPConnectionPool(host='127.0.0.1', port=8999): Max retries exceeded with url: "
         "/points.csv (Caused by NewConnectionError(\"HTTPConnection(host='127.0.0.1', port=8999): "
@@ -1287,7 +1293,7 @@ def test_what_dcpy_raised_is_explained(
     version = ".".join(map(str, sys.version_info[:3]))
     known = {"root": root, "python": sys.executable, "version": version}
 
-    sentence = explain(exception(kinds, text.replace("{root}", root)), parameters)
+    sentence, _ = explain(exception(kinds, text.replace("{root}", root)), parameters)
 
     assert sentence.startswith("Product 'own': ")
     assert [part for part in says if part.format_map(known) not in sentence] == []
@@ -1312,7 +1318,7 @@ def test_every_row_of_the_table_is_well_formed(stage: str) -> None:
     assert set(table) == {"fragments", *KNOWN_OF_STAGE}
     known = KNOWN | KNOWN_OF_STAGE[stage]
     for row in table[stage]:
-        assert set(row) <= {"error", "text", "say"}, row
+        assert set(row) <= {"error", "text", "say", "transient"}, row
         assert all(re.fullmatch(r"(\w+\.)?\w+", name) for name in row["error"].split()), row
         groups = {name.rstrip("_") for name in re.compile(row.get("text", "")).groupindex}
         assert not groups & {*known, *table["fragments"]}, "one name for two things"
@@ -1357,15 +1363,16 @@ def test_an_exception_without_a_message_is_told_by_its_place(stage: str, says: s
     parameters["folder"] = "nowhere"
     with pytest.raises(AssertionError) as raised:
         archive_transformed_datasets()
-    assert explain(raised.value, parameters).startswith(f"It: {says}")
+    assert explain(raised.value, parameters)[0].startswith(f"It: {says}")
 
 
 @pytest.mark.parametrize("text", ["something new\nand more", ""])
 def test_what_nobody_has_met_before_is_told_as_it_is(text: str) -> None:
     parameters = {"stage": "load", "subject": "Product 'own', load", "name": "own"}
-    sentence = explain(exception("new.StrangeError", text), parameters)
+    sentence, is_transient = explain(exception("new.StrangeError", text), parameters)
     told = text.partition("\n")[0] or "no message"
     assert sentence == f"Product 'own', load: dcpy raised StrangeError: {told}"
+    assert is_transient
 
 
 @pytest.fixture

@@ -13,8 +13,12 @@ from typing import Any
 TABLE = Path(__file__).with_suffix(".toml")
 
 
-def explain(error: Exception, parameters: Mapping[str, Any]) -> str:
-    """The exception as a sentence or two, beginning with the step's subject."""
+def explain(error: Exception, parameters: Mapping[str, Any]) -> tuple[str, bool]:
+    """The exception as a sentence or two, beginning with the step's subject.
+
+    The second of the pair tells whether it may pass without anybody doing anything, which of what
+    nobody has met before is not known: it may.
+    """
     text = str(error).strip() or _place(error)
     first = text.partition("\n")[0]
     for row in rows(parameters["stage"]):
@@ -22,8 +26,9 @@ def explain(error: Exception, parameters: Mapping[str, Any]) -> str:
             known = {**_known(parameters, match), "text": first}
             for sentence in row["say"]:
                 with suppress(KeyError):
-                    return f"{parameters['subject']}: {sentence.format_map(known)}"
-    return f"{parameters['subject']}: dcpy raised {type(error).__name__}: {first}"
+                    said = f"{parameters['subject']}: {sentence.format_map(known)}"
+                    return said, row.get("transient", False)
+    return f"{parameters['subject']}: dcpy raised {type(error).__name__}: {first}", True
 
 
 def rows(stage: str) -> Iterator[dict[str, Any]]:

@@ -56,9 +56,9 @@ def _outcome(
         print(sentence, file=sys.stderr)
         return {"problem": sentence}, PROBLEM_EXIT
     except Exception as error:
-        sentence = explain(error, parameters)
+        sentence, is_transient = explain(error, parameters)
         print(f"{traceback.format_exc()}\n{sentence}", file=sys.stderr)
-        return {"problem": sentence}, 1
+        return {"problem": sentence, "transient": is_transient}, 1
 
 
 def bind(function: Callable[..., Any], *arguments: Any, **options: Any) -> inspect.BoundArguments:
