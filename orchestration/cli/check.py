@@ -140,8 +140,10 @@ def _of_locations(
 ) -> Iterator[Problem]:
     """Loads each location as it would be generated, in a process of its own."""
     from orchestration.catalog.names import INGEST
-    from orchestration.cli import definitions
-    from orchestration.cli.forks import PRINTED, each_in_a_fork
+    from orchestration.cli.forks import PRINTED, each_in_a_fork, importing
+
+    with importing():
+        from orchestration.cli import definitions
 
     modules = definitions.modules(products)
     if not with_ingest:

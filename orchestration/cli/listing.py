@@ -84,13 +84,15 @@ def command(as_json: bool) -> int:
 
 
 def _listing(products: "Sequence[Product]") -> Listing:
-    from dagster import AssetKey
-
     from orchestration.catalog.ingest_templates import read_templates
     from orchestration.catalog.names import STAGES, build_partition_set, ingest_partition_set
-    from orchestration.cli import definitions, history
-    from orchestration.cli.forks import Tell, each_in_a_fork
-    from orchestration.instance.home import open_instance
+    from orchestration.cli.forks import Tell, each_in_a_fork, importing
+
+    with importing():
+        from dagster import AssetKey
+
+        from orchestration.cli import definitions, history
+        from orchestration.instance.home import open_instance
 
     slugs = [product.slug for product in products]
     modules = definitions.modules(products)

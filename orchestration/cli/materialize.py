@@ -4,15 +4,12 @@ import json
 import os
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from orchestration.catalog.checkout import checkout_root
 from orchestration.cli.options import PRIVATE, selecting
-
-if TYPE_CHECKING:
-    pass
 
 EPILOG = """\b
 Examples:
@@ -43,14 +40,17 @@ def command(jobs: int, retry_failed: bool, verbose: bool, as_json: bool, **selec
     A SELECTION is a product, PRODUCT/STAGE, or ingest/TEMPLATE (libraries/plan, …). PARTITION is a
     build, as VERSION-NOTE (2026.1-1_first); a version for ingest.
     """
-    from orchestration.cli.progress import Progress
-    from orchestration.cli.runs import Runs, State, selected_runs
-    from orchestration.cli.selection import Catalog
-    from orchestration.instance.home import prepare_dagster_home
+    from orchestration.cli.forks import importing
 
     os.umask(PRIVATE)
-    runs = selected_runs(Catalog(checkout_root()), **selected)
-    from orchestration.cli import local_runs
+    with importing():
+        from orchestration.cli.progress import Progress
+        from orchestration.cli.runs import Runs, State, selected_runs
+        from orchestration.cli.selection import Catalog
+
+        runs = selected_runs(Catalog(checkout_root()), **selected)
+        from orchestration.cli import local_runs
+        from orchestration.instance.home import prepare_dagster_home
 
     prepare_dagster_home()
     if retry_failed:
