@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,15 @@ def _pinned_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
         patch.setenv("DAGSTER_HOME", str(tmp_path_factory.mktemp("dagster")))
         patch.setenv("DAGSTER_DISABLE_TELEMETRY", "1")
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _heeded_signals() -> None:
+    # A shell's background job and nohup ignore them, and so would all that the tests start.
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            python_does = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, python_does)
 
 
 @pytest.fixture
