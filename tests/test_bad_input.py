@@ -14,7 +14,7 @@ from orchestration import OrchestrationError
 from orchestration.catalog.checkout import SAMPLE_ROOT, products_file, templates_folder
 from orchestration.catalog.ingest_templates import read_template
 from orchestration.catalog.partition_keys import PartitionKeyError, check_key, read_build_key
-from orchestration.catalog.products import read_products
+from orchestration.catalog.products import read_products_file
 from orchestration.catalog.recipes import recipe_inputs
 from orchestration.definitions.ingest import ingest_definitions
 from orchestration.generator.generate import pending_changes, write
@@ -92,7 +92,7 @@ def test_ten_thousand_product_lists_are_read_or_refused_with_file_and_line(
     for content in product_lists(lists):
         path.write_bytes(content)
         try:
-            products = read_products(path)
+            file = read_products_file(path)
         except OrchestrationError as error:
             refused += 1
             assert all(place.match(line) for line in str(error).splitlines()), str(error)
@@ -100,7 +100,7 @@ def test_ten_thousand_product_lists_are_read_or_refused_with_file_and_line(
         accepted += 1
         if accepted % 20:
             continue
-        changes = pending_changes(products, project)
+        changes = pending_changes(file, project)
         for change in changes:
             assert change.path == WORKSPACE or modules.fullmatch(str(change.path))
             if change.new and change.path != WORKSPACE:

@@ -1,5 +1,6 @@
 """Names that several rooms use: of stages, partition sets, jobs and code locations."""
 
+import re
 from collections.abc import Sequence
 
 STAGES = ("plan", "load", "build", "package")
@@ -7,6 +8,12 @@ INGEST = "ingest"
 """The code location of the ingest templates, and the first part of their asset keys."""
 STARTER_KEYS = ("nightly_qa", "main")
 """The partitions that a product's builds have from the start."""
+
+
+def slug_of(name: str) -> str:
+    """The name as a Python identifier: every run of other characters becomes one `_`."""
+    slug = re.sub(r"[^A-Za-z0-9_]+", "_", name)
+    return f"_{slug}" if slug[:1].isdigit() else slug
 
 
 def build_partition_set(slug: str) -> str:

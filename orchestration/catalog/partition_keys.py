@@ -13,7 +13,13 @@ MAX_SCHEMA_LENGTH = 63 - len("__tests")
 
 
 class PartitionKeyError(OrchestrationError):
-    """A partition key that cannot be a version or a build."""
+    """A partition key that cannot be a version or a build, and the reason."""
+
+    def __init__(self, key: str, reason: str, advice: str = "") -> None:
+        self.reason = f"of {key[:MAX_KEY_LENGTH]!r}, {reason}"
+        super().__init__(
+            f"The partition key {key[:MAX_KEY_LENGTH]!r} cannot be used: {reason}.{advice}"
+        )
 
 
 @dataclass(frozen=True)
@@ -31,8 +37,7 @@ def check_key(key: str) -> str:
     """
     if problem := _problem(key):
         raise PartitionKeyError(
-            f"The partition key {key[:MAX_KEY_LENGTH]!r} cannot be used: {problem}. "
-            "Delete this partition and add one with another key."
+            key, problem, " Delete this partition and add one with another key."
         )
     return key
 
@@ -69,8 +74,9 @@ def read_build_key(key: str) -> BuildKey:
         return BuildKey(version=None, note=key)
     if not version.strip() or not note.strip():
         raise PartitionKeyError(
-            f"The partition key {key!r} cannot be used: it needs a version before its last dash "
-            "and a build note after it, such as 2026.1-1_first."
+            key,
+            "it needs a version before its last dash and a build note after it, such as "
+            "2026.1-1_first",
         )
     return BuildKey(version=version, note=note)
 

@@ -6,9 +6,10 @@ import keyword
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import (
     AfterValidator,
@@ -22,7 +23,11 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from orchestration.catalog.fields import Text, checked_text, rendered
+from orchestration.catalog.ingest_groups import Ingest
+from orchestration.catalog.names import slug_of
 from orchestration.catalog.retries import Retries
+from orchestration.catalog.schedules import Schedules
 from orchestration.catalog.yaml_file import Place, Problem, YamlFileError, read_yaml_mapping
 
 MAX_SLUG_LENGTH = 100  # it is a file name, and a part of longer names
@@ -39,24 +44,8 @@ RESERVED_SLUGS = frozenset({"ingest", "__init__"})
 EMAIL = re.compile(r"\b[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}")
 
 
-def slug_of(product_id: str) -> str:
-    """The product id as a Python identifier: every run of other characters becomes one `_`."""
-    slug = re.sub(r"[^A-Za-z0-9_]+", "_", product_id)
-    return f"_{slug}" if slug[:1].isdigit() else slug
-
-
-def _text(value: str) -> str:
-    if not value.strip():
-        raise ValueError("is empty")
-    if "\0" in value:
-        raise ValueError("holds a NUL character")
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise ValueError("holds half of a character")
-    return value
-
-
 def _path_below(value: str) -> str:
-    path = PurePosixPath(_text(value))
+    path = PurePosixPath(checked_text(value))
     if path.is_absolute() or ".." in path.parts or "\\" in value:
         raise ValueError("must be a relative path with `/` that stays in its folder, without `..`")
     return value
@@ -77,7 +66,7 @@ def _strategy(value: Any) -> Any:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError("holds a value that is not text; put it in quotes") from error
-    return _text(value) if isinstance(value, str) else value
+    return checked_text(value) if isinstance(value, str) else value
 
 
 def _variable_name(value: str) -> str:
@@ -89,32 +78,20 @@ def _variable_name(value: str) -> str:
 
 
 def _variable_value(value: str) -> str:
-    return _text(value) if value else value
+    return checked_text(value) if value else value
 
 
 def _build_name(value: str) -> str:
-    if not _rendered_name(_text(value), "a partition").strip():
+    if not rendered(checked_text(value), {"partition": "a partition"}).strip():
         raise ValueError("is empty once it is rendered")
     return value
-
-
-def _rendered_name(template: str, partition: str) -> str:
-    # Imported only where there is something to render, since it takes time.
-    import jinja2
-    import jinja2.sandbox
-
-    environment = jinja2.sandbox.SandboxedEnvironment(undefined=jinja2.StrictUndefined)
-    try:
-        return environment.from_string(template).render(partition=partition)
-    except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError) as error:
-        raise ValueError(f"is not a template over `partition`: {error}") from error
 
 
 def build_name(product: "Product", partition: str) -> str:
     """dcpy's name of the product's build for the partition."""
     if product.build_name is None:
         return partition
-    return _rendered_name(product.build_name, partition)
+    return rendered(product.build_name, {"partition": partition})
 
 
 @dataclass(frozen=True)
@@ -137,7 +114,7 @@ def _build_command(value: Any) -> Any:
         if len(pairs) != 1 or not all(isinstance(part, str) for part in pairs[0]):
             raise ValueError(f"{where}must be a command, or `name: command`, as text")
         try:
-            _text(pairs[0][1])
+            checked_text(pairs[0][1])
         except ValueError as error:
             raise ValueError(f"{where}{error}") from error
     names = [command.name for command in _commands(value)]
@@ -156,7 +133,6 @@ def _commands(value: Any) -> tuple[Command, ...]:
     )
 
 
-Text = Annotated[StrictStr, AfterValidator(_text)]
 RelativePath = Annotated[StrictStr, AfterValidator(_path_below)]
 Owner = Annotated[StrictStr, AfterValidator(_owner)]
 VariableName = Annotated[StrictStr, AfterValidator(_variable_name)]
@@ -223,6 +199,12 @@ class ProductDefaults(BaseModel):
         description="How often a stage is tried again that failed for what may pass. What cannot "
         "get better by itself is not.",
     )
+    schedule: Schedules = Field(
+        (),
+        description="When it is built by itself: times in cron's notation; `on_new_inputs`; a "
+        "mapping of `cron`, `timezone` and `partition`; or a list of these. An empty list takes "
+        "back what `defaults` says.",
+    )
 
 
 class Product(ProductDefaults):
@@ -257,16 +239,18 @@ class ProductsFile(BaseModel):
 
     products: tuple[Product, ...] = Field(description="The products, one code location each.")
     defaults: ProductDefaults | None = Field(
-        None, description="Values for the fields that a product leaves out."
+        default=None, description="Values for the fields that a product leaves out."
     )
+    ingest: Ingest = Field(default=Ingest(), description="How the ingest templates are run.")
 
-    def complete(self) -> tuple[Product, ...]:
-        """The products, with the defaults in the fields that they leave out."""
+    def complete(self) -> "ProductsFile":
+        """The same, with the defaults in the fields that a product leaves out."""
         defaults = self.defaults.model_dump(exclude_unset=True) if self.defaults else {}
-        return tuple(
+        products = tuple(
             Product.model_validate(_merged(defaults, product.model_dump(exclude_unset=True)))
             for product in self.products
         )
+        return self.model_copy(update={"products": products})
 
 
 def _merged(defaults: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
@@ -289,37 +273,61 @@ def json_schema_text() -> str:
     return json.dumps(json_schema(), indent=2) + "\n"
 
 
-def read_products(path: Path) -> tuple[Product, ...]:
-    """The products of the file at `path`, in its order.
+def read_products_file(path: Path) -> ProductsFile:
+    """What the file at `path` says, with the defaults in the products that leave them out.
 
     Raises YamlFileError with everything that is wrong, each with its line.
     """
     data, lines = read_yaml_mapping(path)
     try:
-        products = ProductsFile.model_validate(data).complete()
+        file = ProductsFile.model_validate(data).complete()
     except ValidationError as error:
         problems = [_problem(dict(e), data, lines) for e in error.errors()]
         raise YamlFileError(path, list(dict.fromkeys(problems))) from error
-    if problems := list(_clashes(products, lines)):
+    problems = [*_clashes(file.products, lines), *_clashing_groups(file.ingest, lines)]
+    if problems:
         raise YamlFileError(path, problems)
-    return products
+    return file
+
+
+def read_products(path: Path) -> tuple[Product, ...]:
+    """The products of the file at `path`, in its order; raises as `read_products_file` does."""
+    return read_products_file(path).products
 
 
 def _problem(error: dict[str, Any], data: Any, lines: dict[Place, int]) -> Problem:
-    # pydantic's word for what is wrong with a key, not with its value
-    place = tuple(part for part in error["loc"] if part != "[key]")
+    place = _place_in(data, error["loc"])
     known = place
     while known not in lines:
         known = known[:-1]
     return Problem(lines[known], _name_of(place, data) + _wording(error, place, data))
 
 
+def _place_in(data: Any, location: Place) -> Place:
+    """Where in the file it is that pydantic means."""
+    place: list[str | int] = []
+    for part in location:
+        if isinstance(data, str) or (isinstance(part, int) and not isinstance(data, list)):
+            # One schedule can stand for a list of them, and its time for the whole.
+            continue
+        if part != "[key]":  # pydantic's word for what is wrong with a key, not with its value
+            place.append(part)
+            with suppress(LookupError, TypeError):
+                data = data[part]
+    return tuple(place)
+
+
 def _name_of(place: Place, data: Any) -> str:
-    if len(place) < 2 or place[0] != "products":
-        return ""
-    entry = data["products"][place[1]]
-    product_id = entry.get("id") if isinstance(entry, dict) else None
-    return f"product {product_id!r}: " if product_id is not None else f"entry {int(place[1]) + 1}: "
+    match place:
+        case ("products", int(index), *_):
+            kind, key, entry = "product", "id", data["products"][index]
+        case ("ingest", "groups", int(index), *_):
+            kind, key, entry = "ingest group", "name", data["ingest"]["groups"][index]
+        case _:
+            return ""
+    name = entry.get(key) if isinstance(entry, dict) else None
+    entry_name = "entry" if kind == "product" else kind
+    return f"{kind} {name!r}: " if name is not None else f"{entry_name} {index + 1}: "
 
 
 def _wording(error: dict[str, Any], place: Place, data: Any) -> str:
@@ -347,19 +355,39 @@ def _wording(error: dict[str, Any], place: Place, data: Any) -> str:
         case "tuple_type":
             return f"`{field}` must be a list"
         case "model_type" | "model_attributes_type":
-            if error["ctx"]["class_name"] == Product.__name__:
-                return "must be a mapping with the keys id and build_command"
+            fields = _model_at(place).model_fields
+            if required := [name for name, each in fields.items() if each.is_required()]:
+                return f"must be a mapping with the keys {' and '.join(required)}"
             return f"`{field}` must be a mapping"
         case _:
             return f"`{field}`: {error['msg']}"
 
 
 def _model_at(place: Place) -> type[BaseModel]:
-    if len(place) < 2:
-        return ProductsFile
-    if "retries" in place[:-1]:
-        return Retries
-    return Product if place[0] == "products" else ProductDefaults
+    model: type[BaseModel] = ProductsFile
+    for part in place:
+        if isinstance(part, str) and (field := model.model_fields.get(part)):
+            model = next(_models_in(field.annotation), model)
+    return model
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models_in(part)
+
+
+def _clashing_groups(ingest: Ingest, lines: dict[Place, int]) -> Iterator[Problem]:
+    by_slug: dict[str, str] = {}
+    for index, group in enumerate(ingest.groups):
+        if other := by_slug.get(group.slug.lower()):
+            yield Problem(
+                lines["ingest", "groups", index, "name"],
+                f"ingest groups {other!r} and {group.name!r} would both be called `{group.slug}`; "
+                "change one of the names",
+            )
+        by_slug[group.slug.lower()] = group.name
 
 
 def _clashes(products: tuple[Product, ...], lines: dict[Place, int]) -> Iterator[Problem]:

@@ -20,7 +20,7 @@ from orchestration.catalog.checkout import (
 )
 
 if TYPE_CHECKING:
-    from orchestration.catalog.products import Product
+    from orchestration.catalog.products import Product, ProductsFile
     from orchestration.cli.forks import Tell
 
 PLACE = re.compile(r"(?P<file>/[^:\n]*)(:(?P<line>\d+))?: (?P<text>.*)", re.DOTALL)
@@ -53,30 +53,28 @@ def command(as_json: bool) -> int:
 
     Nothing is run or written. Exit 1 if there is a problem.
     """
-    from orchestration.catalog.products import read_products
+    from orchestration.catalog.products import ProductsFile, read_products_file
 
     root = checkout_root()
-    products: Sequence[Product] = ()
+    listed = ProductsFile(products=())
     problems: list[Problem] = []
     try:
-        products = read_products(products_file(root))
+        listed = read_products_file(products_file(root))
     except OrchestrationError as error:
         problems += _of_error(root, products_file(root), error)
-    problems += _of_recipes(root, products)
+    problems += _of_recipes(root, listed.products)
     templates, of_templates = _of_templates(root)
     problems += of_templates
-    problems += _of_locations(root, products, with_ingest=templates is not None)
+    problems += _of_locations(root, listed, with_ingest=templates is not None)
     problems = sorted(set(problems), key=lambda problem: (problem.file, problem.line or 0))
     if as_json:
         print(json.dumps([asdict(problem) for problem in problems], indent=2, ensure_ascii=False))
     else:
         for problem in problems:
             print(problem)
-        print(
-            f"{counted(len(products), 'product')}, {counted(templates or 0, 'ingest template')}: "
-            f"{counted(len(problems), 'problem') if problems else 'no problem'}",
-            file=sys.stderr,
-        )
+        products = counted(len(listed.products), "product")
+        found = counted(len(problems), "problem") if problems else "no problem"
+        print(f"{products}, {counted(templates or 0, 'ingest template')}: {found}", file=sys.stderr)
     return 1 if problems else 0
 
 
@@ -135,9 +133,7 @@ def _of_templates(root: Path) -> tuple[int | None, list[Problem]]:
     ]
 
 
-def _of_locations(
-    root: Path, products: "Sequence[Product]", *, with_ingest: bool
-) -> Iterator[Problem]:
+def _of_locations(root: Path, listed: "ProductsFile", *, with_ingest: bool) -> Iterator[Problem]:
     """Loads each location as it would be generated, in a process of its own."""
     from orchestration.catalog.names import INGEST
     from orchestration.cli.forks import PRINTED, each_in_a_fork, importing
@@ -145,10 +141,10 @@ def _of_locations(
     with importing():
         from orchestration.cli import definitions
 
-    modules = definitions.modules(products)
+    modules = definitions.modules(listed)
     if not with_ingest:
         del modules[INGEST]
-    folders = {product.slug: product_folder(root, product.folder) for product in products}
+    folders = {product.slug: product_folder(root, product.folder) for product in listed.products}
     defined: dict[str, str] = {}
 
     def load(name: str, tell: "Tell") -> None:

@@ -1,20 +1,19 @@
 """What a location defines, told without a server."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from dagster import Definitions
 
-from orchestration.catalog.products import Product
+from orchestration.catalog.products import ProductsFile
 from orchestration.cli.broken import place_and_text
 from orchestration.cli.forks import Tell
 from orchestration.generator.render import LOCATIONS, render
 from orchestration.server.dagster_internals import next_tick
 
 
-def modules(products: Sequence[Product]) -> dict[str, str]:
+def modules(file: ProductsFile) -> dict[str, str]:
     """The text of each location's module as it would be generated, by the location's name."""
-    return {path.stem: text for path, text in render(products).items() if path.parent == LOCATIONS}
+    return {path.stem: text for path, text in render(file).items() if path.parent == LOCATIONS}
 
 
 def describe(name: str, text: str, tell: Tell) -> None:

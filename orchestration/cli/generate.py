@@ -20,16 +20,16 @@ Examples:
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of products.yml, for editors.")
 def command(check: bool, schema: bool) -> int:
     """Write the code locations and workspace.yaml from products.yml."""
-    from orchestration.catalog.products import json_schema_text, read_products
+    from orchestration.catalog.products import json_schema_text, read_products_file
     from orchestration.generator.generate import pending_changes, warnings, write
 
     if schema:
         print(json_schema_text(), end="")
         return 0
     root = checkout_root()
-    products = read_products(products_file(root))
-    changes = pending_changes(products)
-    for warning in warnings(products, root):
+    file = read_products_file(products_file(root))
+    changes = pending_changes(file)
+    for warning in warnings(file, root):
         print(f"warning: {warning}", file=sys.stderr)
     if check:
         sys.stdout.writelines(change.diff for change in changes)
@@ -38,7 +38,6 @@ def command(check: bool, schema: bool) -> int:
     for change in changes:
         verb = "removed" if change.new is None else "added" if change.old is None else "changed"
         print(f"{verb} {change.path}")
-    print(
-        f"{counted(len(products), 'product')} and ingest: {counted(len(changes), 'file')} changed"
-    )
+    products, changed = counted(len(file.products), "product"), counted(len(changes), "file")
+    print(f"{products} and ingest: {changed} changed")
     return 0

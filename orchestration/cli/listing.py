@@ -13,7 +13,7 @@ from orchestration.catalog.checkout import checkout_root, products_file, templat
 from orchestration.cli.options import PRIVATE
 
 if TYPE_CHECKING:
-    from orchestration.catalog.products import Product
+    from orchestration.catalog.products import ProductsFile
     from orchestration.cli.history import Moment
 
 EPILOG = """\b
@@ -65,13 +65,13 @@ def command(as_json: bool) -> int:
 
     Times are this machine's. No server is needed; `status` asks a running one.
     """
-    from orchestration.catalog.products import read_products
+    from orchestration.catalog.products import read_products_file
     from orchestration.instance.home import prepare_dagster_home
 
     os.umask(PRIVATE)
-    products = read_products(products_file(checkout_root()))
+    file = read_products_file(products_file(checkout_root()))
     prepare_dagster_home()
-    listing = _listing(products)
+    listing = _listing(file)
     if as_json:
         data = {
             "products": [each.described() for each in listing.products],
@@ -83,7 +83,7 @@ def command(as_json: bool) -> int:
     return 0
 
 
-def _listing(products: "Sequence[Product]") -> Listing:
+def _listing(file: "ProductsFile") -> Listing:
     from orchestration.catalog.ingest_templates import read_templates
     from orchestration.catalog.names import STAGES, build_partition_set, ingest_partition_set
     from orchestration.cli.forks import Tell, each_in_a_fork, importing
@@ -94,8 +94,8 @@ def _listing(products: "Sequence[Product]") -> Listing:
         from orchestration.cli import definitions, history
         from orchestration.instance.home import open_instance
 
-    slugs = [product.slug for product in products]
-    modules = definitions.modules(products)
+    slugs = [product.slug for product in file.products]
+    modules = definitions.modules(file)
 
     def load(name: str, tell: Tell) -> None:
         definitions.describe(name, modules[name], tell)
@@ -126,7 +126,7 @@ def _listing(products: "Sequence[Product]") -> Listing:
                     last_failed=failed.get(product.slug),
                     problem=told[product.slug].get("problem"),
                 )
-                for product in products
+                for product in file.products
             ],
             templates=[
                 Listed(

@@ -61,7 +61,8 @@ def command(product: str, owner: tuple[str, ...], description: str | None) -> in
 
     The rest of products.yml stays as it is.
     """
-    from orchestration.catalog.products import read_products, slug_of
+    from orchestration.catalog.names import slug_of
+    from orchestration.catalog.products import read_products
     from orchestration.generator.generate import generate
 
     root = checkout_root()

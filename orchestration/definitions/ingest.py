@@ -48,10 +48,11 @@ class IngestConfig(Config):
     )
 
 
-def ingest_definitions() -> Definitions:
+def ingest_definitions(**fields: Any) -> Definitions:
     """The code location of all ingest templates of the checkout, as they are when it loads.
 
-    Raises OrchestrationError when the checkout has no ingest_templates.
+    The arguments are the fields of `ingest` in products.yml. Raises OrchestrationError when the
+    checkout has no ingest_templates.
     """
     templates = read_templates(templates_folder(checkout_root()))
     for template in templates:

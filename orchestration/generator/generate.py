@@ -8,8 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestration import OrchestrationError
-from orchestration.catalog.checkout import PROJECT_ROOT, product_folder, products_file
-from orchestration.catalog.products import Product, read_products
+from orchestration.catalog.checkout import (
+    PROJECT_ROOT,
+    product_folder,
+    products_file,
+    templates_folder,
+)
+from orchestration.catalog.products import ProductsFile, read_products_file
 from orchestration.generator.render import HEADER, LOCATIONS, WORKSPACE, render
 
 TEMPORARY_SUFFIX = ".generating"
@@ -39,12 +44,12 @@ class Change:
         )
 
 
-def pending_changes(products: Sequence[Product], project: Path = PROJECT_ROOT) -> list[Change]:
+def pending_changes(file: ProductsFile, project: Path = PROJECT_ROOT) -> list[Change]:
     """What the generator would write or remove.
 
     Raises OrchestrationError when a file that it did not write is in the way.
     """
-    wanted = render(products)
+    wanted = render(file)
     changes = []
     for path, new in sorted(wanted.items()):
         old = _read(project / path)
@@ -55,9 +60,9 @@ def pending_changes(products: Sequence[Product], project: Path = PROJECT_ROOT) -
             )
         if old != new:
             changes.append(Change(path, old, new))
-    for file in sorted((project / LOCATIONS).glob("*.py")):
-        path = file.relative_to(project)
-        if path not in wanted and (old := _read(file)) is not None and old.startswith(HEADER):
+    for module in sorted((project / LOCATIONS).glob("*.py")):
+        path = module.relative_to(project)
+        if path not in wanted and (old := _read(module)) is not None and old.startswith(HEADER):
             changes.append(Change(path, old, None))
     return changes
 
@@ -113,10 +118,19 @@ def _write_beside(path: Path, text: str) -> str:
     return name
 
 
-def warnings(products: Sequence[Product], root: Path) -> list[str]:
-    """A sentence for each product that cannot be planned as the checkout is."""
+def warnings(file: ProductsFile, root: Path) -> list[str]:
+    """A sentence for each product that cannot be planned, and each pattern that means no template.
+
+    That is as the checkout is; it may be another one when they are needed.
+    """
     found = []
-    for product in products:
+    template_ids = [path.stem for path in templates_folder(root).glob("[!.]*.yml")]
+    for group in file.ingest.groups:
+        for pattern in group.unmatched(template_ids):
+            close = difflib.get_close_matches(pattern, template_ids, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            found.append(f"ingest group {group.name!r}: no template is called {pattern}{hint}")
+    for product in file.products:
         folder = product_folder(root, product.folder)
         missing = folder if not folder.is_dir() else folder / product.recipe
         if not missing.exists():
@@ -127,12 +141,12 @@ def warnings(products: Sequence[Product], root: Path) -> list[str]:
     return found
 
 
-def generate(root: Path, project: Path = PROJECT_ROOT) -> tuple[list[Product], list[Change]]:
+def generate(root: Path, project: Path = PROJECT_ROOT) -> tuple[ProductsFile, list[Change]]:
     """Brings the project's generated files up to date with the checkout at `root`.
 
-    Gives the products and what was changed. Raises OrchestrationError, having written nothing.
+    Gives products.yml and what was changed. Raises OrchestrationError, having written nothing.
     """
-    products = list(read_products(products_file(root)))
-    changes = pending_changes(products, project)
+    file = read_products_file(products_file(root))
+    changes = pending_changes(file, project)
     write(changes, project)
-    return products, changes
+    return file, changes

@@ -34,11 +34,12 @@ class Sources:
         self._select()
 
     def _generate(self) -> None:
-        self.products, changes = generate(self._root)
+        file, changes = generate(self._root)
+        self.products = file.products
         self.files.take(self.products)
         for change in changes:
             print(f"{'generated' if change.new else 'removed'} {change.path}", flush=True)
-        for warning in warnings(self.products, self._root):
+        for warning in warnings(file, self._root):
             print(f"warning: {warning}", flush=True)
 
     def _select(self) -> None:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from orchestration import OrchestrationError
 from orchestration.catalog.checkout import SAMPLE_ROOT, products_file
-from orchestration.catalog.products import Product, build_name, read_products, slug_of
+from orchestration.catalog.names import slug_of
+from orchestration.catalog.products import Product, build_name, read_products
 from orchestration.catalog.yaml_file import YamlFileError
 
 GOOD = "products:\n- id: a\n  build_command: make\n"

@@ -26,7 +26,7 @@ from orchestration.catalog.checkout import (
     templates_folder,
 )
 from orchestration.catalog.names import STAGES
-from orchestration.catalog.products import read_products
+from orchestration.catalog.products import read_products_file
 from orchestration.definitions.ingest import ingest_definitions
 from orchestration.generator.render import LOCATIONS, WORKSPACE, render
 from tests.harness.processes import orchestration
@@ -52,7 +52,7 @@ def locations_of(root: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Defin
     """What the modules define that are generated for the checkout at `root`, by location."""
     monkeypatch.setenv("DATA_ENGINEERING_ROOT", str(root))
     found = {}
-    for path, text in render(read_products(products_file(root))).items():
+    for path, text in render(read_products_file(products_file(root))).items():
         if path.is_relative_to(LOCATIONS):
             namespace: dict[str, Any] = {}
             exec(compile(text, str(path), "exec"), namespace)

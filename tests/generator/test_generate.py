@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from orchestration import OrchestrationError
 from orchestration.catalog.checkout import PROJECT_ROOT, SAMPLE_ROOT
-from orchestration.catalog.products import Product, read_products
+from orchestration.catalog.ingest_groups import Ingest
+from orchestration.catalog.products import Product, ProductsFile, read_products, read_products_file
 from orchestration.generator.generate import Change, generate, warnings, write
 from orchestration.generator.render import HEADER, LOCATIONS, WORKSPACE, render
 from tests.harness.processes import orchestration, tree
@@ -39,7 +40,7 @@ PRODUCTS = st.builds(
 
 
 def module_of(product: Product) -> str:
-    return render([product])[LOCATIONS / f"{product.slug}.py"]
+    return render(ProductsFile(products=(product,)))[LOCATIONS / f"{product.slug}.py"]
 
 
 def arguments_of(module: str) -> dict[str, Any]:
@@ -77,7 +78,8 @@ def test_a_module_with_any_strings_loads(product: Product) -> None:
 @given(products=st.lists(PRODUCTS, max_size=3, unique_by=lambda product: product.slug))
 @settings(max_examples=20)
 def test_same_input_same_bytes(products: list[Product]) -> None:
-    assert render(products) == render([product.model_copy() for product in products])
+    file = ProductsFile(products=tuple(products))
+    assert render(file) == render(file.model_copy(deep=True))
 
 
 @pytest.mark.parametrize("value", ["2025-01-01", ".nan", ".inf", "2025-01-01 10:00:00"])
@@ -95,6 +97,29 @@ def test_what_yaml_takes_for_a_date_or_a_number_loads_or_is_refused(
     definitions_of(module_of(product))
 
 
+def test_the_ingest_module_holds_the_groups_and_loads(tmp_path: Path) -> None:
+    path = tmp_path / "products.yml"
+    path.write_text(
+        "products: []\n"
+        "ingest:\n"
+        "  groups:\n"
+        "  - {name: open data, templates: ['bpl_*'], schedule: 0 0 * * 0, version: '{{ date }}'}\n"
+    )
+    file = read_products_file(path)
+    module = render(file)[LOCATIONS / "ingest.py"]
+    assert Ingest(**arguments_of(module)) == file.ingest
+    definitions_of(module)
+
+
+def test_a_group_that_names_no_template_is_a_warning_only() -> None:
+    groups = [{"name": "g", "templates": ["bpl_*", "bpl_librarys", "xyz_*"]}]
+    file = ProductsFile.model_validate({"products": [], "ingest": {"groups": groups}})
+    assert warnings(file, SAMPLE_ROOT) == [
+        "ingest group 'g': no template is called bpl_librarys; did you mean bpl_libraries?",
+        "ingest group 'g': no template is called xyz_*",
+    ]
+
+
 def test_a_template_that_cannot_be_used_is_named_with_its_line(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,7 +128,7 @@ def test_a_template_that_cannot_be_used_is_named_with_its_line(
     line = len(template.read_text().splitlines())
     monkeypatch.setattr("orchestration.generator.render.PROJECT_ROOT", project)
     with pytest.raises(OrchestrationError) as error:
-        render([])
+        render(ProductsFile(products=()))
     assert str(error.value).startswith(f"{template}:{line}: ")
 
 
@@ -221,10 +246,10 @@ def test_a_wrong_list_generates_nothing_and_says_all_that_is_wrong(
 
 
 def test_a_product_without_a_recipe_is_a_warning_only(checkout: Path) -> None:
-    products = read_products(checkout / "products" / "products.yml")
+    file = read_products_file(checkout / "products" / "products.yml")
     (checkout / "products" / "libraries" / "recipe.yml").unlink()
     shutil.rmtree(checkout / "products" / "park_access")
-    found = warnings(products, checkout)
+    found = warnings(file, checkout)
     assert [line.partition(";")[0] for line in found] == [
         "product 'libraries': products/libraries/recipe.yml is missing",
         "product 'park access': products/park_access is missing",
@@ -249,8 +274,8 @@ def test_the_workspace_is_dagsters_and_holds_no_path_of_this_machine() -> None:
 
 def test_location_names_stay_text_where_yaml_would_read_something_else(tmp_path: Path) -> None:
     ids = ["no", "null", "1e3", "~", "y"]
-    products = [Product.model_validate({"id": each, "build_command": "make"}) for each in ids]
+    products = tuple(Product.model_validate({"id": i, "build_command": "make"}) for i in ids)
     workspace = tmp_path / "workspace.yaml"
-    workspace.write_text(render(products)[WORKSPACE])
+    workspace.write_text(render(ProductsFile(products=products))[WORKSPACE])
     names = [origin.location_name for origin in location_origins_from_yaml_paths([str(workspace)])]
     assert names == ["ingest", "no", "null", "_1e3", "_", "y"]

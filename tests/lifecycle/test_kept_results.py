@@ -15,7 +15,7 @@ import yaml
 from dagster import AssetKey
 
 from orchestration.catalog.checkout import products_file
-from orchestration.catalog.products import read_products
+from orchestration.catalog.products import read_products_file
 from orchestration.cli.main import main
 from orchestration.definitions.product import product_definitions
 from orchestration.generator.generate import generate
@@ -376,7 +376,7 @@ def test_every_generated_file_is_the_old_or_the_new_one_when_the_generator_is_ki
     chosen = random.Random(20260101)
 
     def rendered() -> dict[Path, str]:
-        return render(read_products(products_file(checkout)))
+        return render(read_products_file(products_file(checkout)))
 
     def on_disk() -> dict[Path, str]:
         files = [project / WORKSPACE, *(project / LOCATIONS).glob("*.py")]
