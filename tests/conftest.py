@@ -13,6 +13,7 @@ from hypothesis import settings
 
 from orchestration.catalog.checkout import PROJECT_ROOT, SAMPLE_ROOT
 from orchestration.lifecycle.environment import dcpy_python
+from tests.harness.postgres import Postgres, postgres_cluster
 from tests.harness.processes import NYC
 
 # Whoever runs the tests has settings of their own, none of which may decide how they end.
@@ -62,6 +63,13 @@ def nyc() -> Path:
     if not NYC.is_dir():
         pytest.skip(f"the real templates and recipes are not on this machine ({NYC})")
     return NYC
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Postgres]:
+    """A Postgres cluster that tests share; skips them where Postgres is not installed."""
+    with postgres_cluster() as found:
+        yield found
 
 
 @pytest.fixture

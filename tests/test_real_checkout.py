@@ -23,8 +23,9 @@ from orchestration.catalog.checkout import PRODUCTS_FILE, PROJECT_ROOT
 from orchestration.catalog.ingest_templates import read_template
 from orchestration.definitions.ingest import build_ingest_asset
 from tests.harness.materializing import failure_of, own_product
+from tests.harness.postgres import PASSWORD
 from tests.harness.processes import orchestration
-from tests.harness.real_dcpy import NOT_OURS, POSTGRES_PASSWORD, RealCheckout, free_port
+from tests.harness.real_dcpy import NOT_OURS, RealCheckout, free_port
 
 pytest_plugins = ["tests.harness.real_dcpy"]
 
@@ -300,7 +301,7 @@ def test_a_product_is_planned_loaded_and_built(
     assert (folder / "build" / "rows.txt").read_text() == "26Q1 25Q4 3\n"
     outputs = [r.data["file"] for r in stored.metadata(product, "build")["outputs"].records]
     assert outputs == ["rows.txt"]
-    assert untold(stored.lifecycle, POSTGRES_PASSWORD)
+    assert untold(stored.lifecycle, PASSWORD)
 
 
 def untold(folder: Path, secret: str) -> bool:

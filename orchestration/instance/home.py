@@ -29,6 +29,16 @@ INNER = ".orchestration"
 MARKER = ".checkout"
 # With one of these of the user's own, Dagster takes no `storage` beside it.
 OLD_STORAGES = ("run_storage", "event_log_storage", "schedule_storage")
+# Where it is set, the database lies in that Postgres. Its value, which holds a password, is nowhere
+# written down.
+POSTGRES_VARIABLE = "DAGSTER_POSTGRES_URL"
+POSTGRES = {
+    "custom": {
+        "module": "orchestration.instance.postgres",
+        "class": "PostgresStorage",
+        "config": {"postgres_url": {"env": POSTGRES_VARIABLE}},
+    }
+}
 
 
 def prepare_dagster_home() -> Path:
@@ -125,6 +135,8 @@ def _project_settings() -> dict[str, Any]:
         reason = f"{type(error).__name__}: {error}"
         print(f"warning: runs start with Dagster's own launcher, which is slow: {reason}")
         del settings["run_launcher"]
+    if has_postgres():
+        settings["storage"] = POSTGRES
     return settings
 
 
@@ -148,9 +160,11 @@ def _with_the_users(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
         key: {"module": module, "class": name, "config": {"base_dir": folder}}
         for key, (module, name, folder) in state.items()
     }
-    if not any(key in theirs for key in OLD_STORAGES):
+    if "storage" not in settings and not any(key in theirs for key in OLD_STORAGES):
         beside["storage"] = {"sqlite": {"base_dir": home}}
     decided = {key for key in settings if key in theirs and theirs[key] != settings[key]}
+    if "storage" in settings and any(key in theirs for key in OLD_STORAGES):
+        decided |= {"storage"}
     if decided & {"run_coordinator"} or "run_queue" in theirs:
         # Each says how many runs there may be, and Dagster takes but one that does.
         decided |= {"run_coordinator", "concurrency"}
@@ -172,6 +186,22 @@ def _read(file: Path) -> dict[str, Any]:
     if not isinstance(data, dict | None):
         raise OrchestrationError(f"{file} must be a mapping with keys. Mend it, or remove it.")
     return data or {}
+
+
+def has_postgres() -> bool:
+    """Whether the instance's database is one that `DAGSTER_POSTGRES_URL` names."""
+    return bool(os.environ.get(POSTGRES_VARIABLE))
+
+
+def wait_for_database() -> None:
+    """Returns once the instance's database can be reached; says so where that takes long.
+
+    Raises OrchestrationError where `DAGSTER_POSTGRES_URL` is no address of a database.
+    """
+    if has_postgres():
+        from orchestration.instance import postgres
+
+        postgres.wait_for_database()
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from dagster import DagsterInstance
 from orchestration import OrchestrationError
 from orchestration.catalog.products import Product
 from orchestration.instance.deaths import note_death, note_deaths
-from orchestration.instance.home import open_instance
+from orchestration.instance.home import open_instance, wait_for_database
 from orchestration.instance.partitions import add_starter_partitions
 from orchestration.lifecycle.environment import dcpy_python, problem_with_dcpy
 from orchestration.lifecycle.results import lifecycle_dir
@@ -51,6 +51,7 @@ def add_partitions(slugs: Sequence[str]) -> None:
 
 def _with_instance(work: Callable[[DagsterInstance], None]) -> None:
     try:
+        wait_for_database()
         with open_instance(work):
             pass
     except OrchestrationError as error:
@@ -59,6 +60,7 @@ def _with_instance(work: Callable[[DagsterInstance], None]) -> None:
 
 def fail_run(run_id: str, how: str) -> None:
     """Has the run fail whose process ended before it could say how the run went."""
+    wait_for_database()
     with DagsterInstance.get() as instance:
         if run := instance.get_run_by_id(run_id):
             note_death(instance, run, how)

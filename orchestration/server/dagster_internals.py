@@ -18,6 +18,8 @@ from dagster._core.launcher import LaunchRunContext as LaunchRunContext
 from dagster._core.launcher import WorkerStatus as WorkerStatus
 from dagster_shared.error import SerializableErrorInfo
 
+from orchestration.instance.home import has_postgres
+
 # What a code server, a run's process, the webserver and the daemon import before they do anything.
 PRELOADED = (
     "dagster._cli",
@@ -56,6 +58,12 @@ PRELOADED = (
     "rich.traceback",
     "upath.implementations.local",
 )
+# What they import besides where the instance's database is a Postgres.
+PRELOADED_FOR_POSTGRES = (
+    "orchestration.instance.postgres",
+    "psycopg2",
+    "sqlalchemy.dialects.postgresql.psycopg2",
+)
 
 # The methods of a code server that are answered without it.
 LIST_REPOSITORIES = "ListRepositories"
@@ -73,7 +81,7 @@ def preload() -> None:
 
     Raises ImportError when this release of Dagster lacks something that a warm start needs.
     """
-    for name in PRELOADED:
+    for name in (*PRELOADED, *(PRELOADED_FOR_POSTGRES if has_postgres() else ())):
         importlib.import_module(name)
     streamed_methods()
     _watch_target()

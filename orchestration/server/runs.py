@@ -4,6 +4,7 @@ import selectors
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+from orchestration.instance.home import wait_for_database
 from orchestration.server.background import Background, fail_run
 from orchestration.server.forkserver import Forkserver, ending
 from orchestration.server.service import Service
@@ -36,7 +37,11 @@ class Runs:
         run = self._running[run_id] = Service(
             f"run {run_id[:8]}",
             lambda output: self._forkserver.start(
-                command, env=self._env, output=output, is_expendable=True
+                command,
+                env=self._env,
+                output=output,
+                prepare=wait_for_database,
+                is_expendable=True,
             ),
             self._env,
             self._selector,

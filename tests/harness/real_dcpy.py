@@ -8,14 +8,12 @@ listen on 127.0.0.1 only, and end with the tests.
 import contextlib
 import functools
 import os
-import pwd
 import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ import pytest
 
 from orchestration.catalog.checkout import PRODUCTS_FILE, PROJECT_ROOT
 from orchestration.lifecycle.environment import problem_with_dcpy
+from tests.harness.postgres import postgres_cluster
 from tests.harness.processes import wait_until
 
 # As the caller has them: while tests run, the environment is pinned to the sample.
@@ -40,7 +39,6 @@ BUCKETS = {
     "PUBLISHING_BUCKET": "test-publishing",
     "PRIVATE_BUCKET": "test-private",
 }
-POSTGRES_PASSWORD = "not-to-be-told"
 STARTING_SECONDS = 60.0
 ENDING_SECONDS = 20.0
 
@@ -176,57 +174,9 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[dict[str, str]]:
     """A Postgres cluster with one database: the variables by which dcpy finds it."""
-    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: p.parent.name)
-    path = os.pathsep.join([os.environ["PATH"], *map(str, reversed(installed))])
-    initdb = shutil.which("initdb", path=path)
-    if initdb is None:
-        pytest.skip("Postgres is not installed: no initdb")
-    programs = Path(initdb).resolve().parent
-    with tempfile.TemporaryDirectory(prefix="postgres-") as name:
-        folder = Path(name)
-        password = folder / "password"
-        password.write_text(POSTGRES_PASSWORD)
-        as_user = unprivileged(folder, password)
-        log, data, port = folder / "log", folder / "data", free_port()
-        options = [
-            "-U",
-            "builder",
-            "--no-sync",
-            f"--pwfile={password}",
-            "-A",
-            "scram-sha-256",
-            "-E",
-            "UTF8",
-        ]
-        subprocess.run(
-            [initdb, "-D", data, *options],
-            cwd=folder,
-            check=True,
-            capture_output=True,
-            **as_user,
-        )
-        address = ["-h", "127.0.0.1", "-p", str(port), "-U", "builder"]
-        settings = ["listen_addresses=127.0.0.1", f"unix_socket_directories={folder}", "fsync=off"]
-        ready: list[str | Path] = [programs / "pg_isready", "-q", *address]
-        with serving(
-            [str(programs / "postgres"), "-D", str(data), "-p", str(port)]
-            + [part for setting in settings for part in ("-c", setting)],
-            is_ready=lambda: subprocess.run(ready).returncode == 0,
-            log=log,
-            env=os.environ,
-            stop_by=signal.SIGINT,
-            cwd=folder,
-            **as_user,
-        ):
-            subprocess.run(
-                [str(programs / "createdb"), *address, "db-own"],
-                env={**os.environ, "PGPASSWORD": POSTGRES_PASSWORD},
-                check=True,
-            )
-            yield {
-                "BUILD_ENGINE_SERVER": f"postgresql://builder:{POSTGRES_PASSWORD}@127.0.0.1:{port}",
-                "BUILD_ENGINE_DB": "db-own",
-            }
+    with postgres_cluster() as cluster:
+        cluster.create_database("db-own")
+        yield {"BUILD_ENGINE_SERVER": cluster.server, "BUILD_ENGINE_DB": "db-own"}
 
 
 @pytest.fixture(scope="session")
@@ -261,17 +211,6 @@ def answers(port: int) -> bool:
     """Whether somebody listens on the port."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def unprivileged(*paths: Path) -> dict[str, Any]:
-    """How to start a process that must not run as root, with the paths made its own."""
-    if os.geteuid() != 0:
-        return {}
-    known = {entry.pw_name: entry for entry in pwd.getpwall()}
-    user = known.get("postgres") or known["nobody"]
-    for path in paths:
-        os.chown(path, user.pw_uid, user.pw_gid)
-    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
 
 
 @contextlib.contextmanager

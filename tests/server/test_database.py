@@ -1,0 +1,39 @@
+"""`up` with its database in a Postgres that comes late, goes away and comes back."""
+
+from pathlib import Path
+
+from orchestration.instance.home import POSTGRES_VARIABLE
+from tests.harness.postgres import PASSWORD, Postgres
+from tests.harness.up_server import copy_project, pretend_done, started, write_products
+
+
+def test_up_and_its_runs_wait_for_their_database(
+    cluster: Postgres, tmp_path: Path, sample_dcpy: dict[str, str]
+) -> None:
+    project = copy_project(tmp_path)
+    gate = tmp_path / "gate"
+    write_products(project, {"slow": f'until [ -e "{gate}" ]; do sleep 0.1; done'})
+    pretend_done(project, "slow", "load", "main")
+    cluster.start()
+    url = cluster.create_database("up")
+    cluster.stop()
+    with started(project, env={**sample_dcpy, POSTGRES_VARIABLE: url}) as server:
+        server.wait_for_output("Connection refused; waiting for it.")
+        cluster.start()
+        server.wait_until_up("ingest", "slow")
+        server.wait_for(lambda: "main" in server.partitions("slow"))
+        run = server.launch("slow", "build", partition="main")
+        server.wait_for_run(run, "STARTED")
+        server.wait_for(lambda: "STEP_START" in server.output)
+        before = server.processes()
+        told = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in before]
+        assert not [line for line in told if PASSWORD.encode() in line]
+        cluster.stop()
+        gate.touch()
+        server.wait_for_output(f"[run {run[:8]}] Dagster's Postgres database up on")
+        cluster.start()
+        server.wait_for_run(run)
+        assert server.loads() and "ended" not in server.output
+        assert PASSWORD not in server.output and "Traceback" not in server.output
+        assert cluster.query("up", "select status from runs") == ["SUCCESS"]
+        assert server.stop() == 0
