@@ -14,11 +14,6 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from dagster import StringSource
-from dagster._config import UserConfigSchema
-from dagster._core.storage.event_log import EventLogStorage
-from dagster._core.storage.runs import RunStorage
-from dagster._core.storage.schedules import ScheduleStorage
-from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage
 from dagster_postgres.event_log import PostgresEventLogStorage
 from dagster_postgres.run_storage import PostgresRunStorage
@@ -146,7 +141,7 @@ def _reason(error: DBAPIError | TimeoutError) -> str:
     return (lines[0] if lines else type(error.orig).__name__).removesuffix(".")
 
 
-def _patiently(interface: type) -> Callable[[type[T]], type[T]]:
+def _patiently(storage: type[T]) -> type[T]:
     """Has a storage do again what was interrupted by the end of its connection.
 
     All that Dagster asks of it is one transaction, or several of which each may be there twice.
@@ -166,14 +161,11 @@ def _patiently(interface: type) -> Callable[[type[T]], type[T]]:
 
         return work
 
-    def decorate(storage: type[T]) -> type[T]:
-        for name in getattr(interface, "__abstractmethods__", ()):
-            method = getattr(storage, name)
-            if callable(method):
-                setattr(storage, name, wrapped(method))
-        return storage
-
-    return decorate
+    # What Dagster's interface has any storage do.
+    for name in {name for c in storage.__mro__ for name in getattr(c, "__abstractmethods__", ())}:
+        if callable(method := getattr(storage, name)):
+            setattr(storage, name, wrapped(method))
+    return storage
 
 
 class _Waiting:
@@ -197,15 +189,15 @@ class _Waiting:
         super().optimize_for_webserver(*args, **kwargs)  # type: ignore[misc]
 
 
-@_patiently(RunStorage)
+@_patiently
 class _Runs(_Waiting, PostgresRunStorage): ...
 
 
-@_patiently(EventLogStorage)
+@_patiently
 class _EventLog(_Waiting, PostgresEventLogStorage): ...
 
 
-@_patiently(ScheduleStorage)
+@_patiently
 class _Schedules(_Waiting, PostgresScheduleStorage): ...
 
 
@@ -215,7 +207,7 @@ class PostgresStorage(DagsterPostgresStorage):
     Raises DatabaseAway when it cannot be reached.
     """
 
-    def __init__(self, postgres_url: str, inst_data: ConfigurableClassData | None = None) -> None:
+    def __init__(self, postgres_url: str, inst_data: Any = None) -> None:
         url = database_url(postgres_url)
         self.postgres_url = url.render_as_string(hide_password=False)
         self._inst_data = inst_data
@@ -233,13 +225,13 @@ class PostgresStorage(DagsterPostgresStorage):
         super(DagsterPostgresStorage, self).__init__()  # type: ignore[no-untyped-call]
 
     @classmethod
-    def config_type(cls) -> UserConfigSchema:
+    def config_type(cls) -> dict[str, Any]:
         """What dagster.yaml can say of it."""
         return {"postgres_url": StringSource}
 
     @classmethod
     def from_config_value(
-        cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
+        cls, inst_data: Any, config_value: Mapping[str, Any]
     ) -> "PostgresStorage":
         """The storage that dagster.yaml says."""
         return cls(config_value["postgres_url"], inst_data)
