@@ -8,6 +8,12 @@ INGEST = "ingest"
 """The code location of the ingest templates, and the first part of their asset keys."""
 STARTER_KEYS = ("nightly_qa", "main")
 """The partitions that a product's builds have from the start."""
+REPOSITORY_TAG = ".dagster/repository"
+"""Dagster's tag by which its UI finds a run's location: its value ends in `@` and the name."""
+PARTITION_TAG = "dagster/partition"
+"""Dagster's tag that says which partition a run makes."""
+ASSET_JOB = "__ASSET_JOB"
+"""Dagster's job that makes any of a location's assets."""
 
 
 def slug_of(name: str) -> str:

@@ -1,10 +1,12 @@
 """What a running server is asked over GraphQL, without Dagster."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from orchestration import OrchestrationError
-from orchestration.catalog.names import STAGES
+from orchestration.catalog.names import PARTITION_TAG, STAGES
+from orchestration.cli.moments import Moment, first_sentence, iso
 from orchestration.server.graphql import query
 
 LOCATIONS_QUERY = """
@@ -12,14 +14,40 @@ LOCATIONS_QUERY = """
   name
   locationOrLoadError {
     ... on PythonError { message errorChain { error { message } } }
-    ... on RepositoryLocation { repositories { assetNodes { isExecutable assetKey { path } } } }
+    ... on RepositoryLocation { repositories {
+      assetNodes { isExecutable assetKey { path } }
+      schedules {
+        name cronSchedule scheduleState { status } futureTicks(limit: 1) { results { timestamp } }
+      }
+    } }
   }
 } } } }
 """
 RUNS_QUERY = """
-query Runs($keys: [AssetKeyInput!]!) {
-  assetsLatestInfo(assetKeys: $keys) { assetKey { path } latestRun { status } }
+query Runs($stages: [AssetKeyInput!]!, $products: [AssetKeyInput!]!) {
+  assetsLatestInfo(assetKeys: $stages) {
+    assetKey { path }
+    latestRun { status }
+    latestMaterialization { partition timestamp }
+  }
+  assetNodes(assetKeys: $products) {
+    assetKey { path }
+    partitionKeys
+    owners { ... on TeamAssetOwner { team } ... on UserAssetOwner { email } }
+  }
+  runsOrError(filter: {statuses: [FAILURE]}, limit: 500) { ... on Runs { results {
+    id endTime
+    repositoryOrigin { repositoryLocationName }
+    assetSelection { path }
+    tags { key value }
+  } } }
 }
+"""
+# For one run each, under a name of its own.
+WHY_QUERY = """%(name)s: logsForRun(runId: "%(id)s") { ... on EventConnection { events {
+  ... on ExecutionStepFailureEvent { error { message } failureMetadata { description } }
+  ... on RunFailureEvent { message }
+} } }
 """
 
 
@@ -31,8 +59,25 @@ class LocationStatus:
     assets: int
     error: str | None
     """The first line of why it is broken."""
-    last_runs: dict[str, str] = field(default_factory=dict)
+    last_runs: Mapping[str, str] = field(default_factory=dict)
     """The state of each stage's last run."""
+    owners: Sequence[str] = ()
+    schedules: Sequence[Mapping[str, Any]] = ()
+    """Each with its `name`, `cron`, whether it `is_on`, and when it is `next`."""
+    partitions: Sequence[str] = ()
+    last_good: Moment | None = None
+    """The last build that went well."""
+    last_failed: Moment | None = None
+    """Any of its runs that failed."""
+
+    def described(self) -> dict[str, Any]:
+        """As a program reads it, its times in ISO 8601."""
+        return {
+            **asdict(self),
+            "schedules": [{**each, "next": iso(each["next"])} for each in self.schedules],
+            "last_good": self.last_good and self.last_good.described(),
+            "last_failed": self.last_failed and self.last_failed.described(),
+        }
 
 
 def read_status(url: str) -> list[LocationStatus]:
@@ -44,40 +89,113 @@ def read_status(url: str) -> list[LocationStatus]:
     if "message" in workspace:
         raise OrchestrationError(f"The server at {url} has no workspace: {workspace['message']}")
     assets = {entry["name"]: _assets(entry) for entry in workspace["locationEntries"]}
-    keys = [
-        {"path": path}
+    stages = [
+        [name, stage]
         for name, paths in assets.items()
-        for path in paths
-        if path[0] == name and path[-1] in STAGES
+        for stage in STAGES
+        if [name, stage] in paths
     ]
-    info = query(url, RUNS_QUERY, {"keys": keys})["assetsLatestInfo"] if keys else []
-    runs = {
-        tuple(asset["assetKey"]["path"]): asset["latestRun"]["status"]
-        for asset in info
-        if asset["latestRun"]
-    }
+    products = [path for path in stages if path[-1] == STAGES[0]]
+    found = query(
+        url,
+        RUNS_QUERY,
+        {
+            "stages": [{"path": path} for path in stages],
+            "products": [{"path": path} for path in products],
+        },
+    )
+    latest = {tuple(info["assetKey"]["path"]): info for info in found["assetsLatestInfo"]}
+    nodes = {node["assetKey"]["path"][0]: node for node in found["assetNodes"]}
+    failures = _failures(url, found["runsOrError"].get("results", ()))
     return [
         LocationStatus(
-            name=entry["name"],
-            assets=len(assets[entry["name"]]),
+            name=(name := entry["name"]),
+            assets=len(assets[name]),
             error=_first_line(entry),
-            last_runs={stage: runs.get((entry["name"], stage), "") for stage in STAGES},
+            last_runs={
+                stage: (latest.get((name, stage), {}).get("latestRun") or {}).get("status", "")
+                for stage in STAGES
+            },
+            owners=[_owner(each) for each in nodes.get(name, {}).get("owners", ())],
+            schedules=_schedules(entry),
+            partitions=nodes.get(name, {}).get("partitionKeys", ()),
+            last_good=_last_good(latest.get((name, STAGES[2]))),
+            last_failed=failures.get(name),
         )
         for entry in workspace["locationEntries"]
     ]
 
 
-def _assets(entry: dict[str, Any]) -> list[list[str]]:
-    location = entry["locationOrLoadError"] or {}
+def _owner(owner: Mapping[str, str]) -> str:
+    return f"team:{owner['team']}" if "team" in owner else owner["email"]
+
+
+def _last_good(info: Mapping[str, Any] | None) -> Moment | None:
+    made = info and info["latestMaterialization"]
+    return Moment(made["partition"], float(made["timestamp"]) / 1000) if made else None
+
+
+def _failures(url: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Moment]:
+    """When a run of each location last failed, and why. The runs come latest first."""
+    last: dict[str, Mapping[str, Any]] = {}
+    for run in runs:
+        # One of `materialize` has no origin, but always a selection.
+        origin, selected = run["repositoryOrigin"], run["assetSelection"]
+        if origin or selected:
+            name = origin["repositoryLocationName"] if origin else selected[0]["path"][0]
+            last.setdefault(name, run)
+    asked = [
+        WHY_QUERY % {"name": f"run{n}", "id": run["id"]} for n, run in enumerate(last.values())
+    ]
+    answers = query(url, f"{{{''.join(asked)}}}") if asked else {}
+    return {
+        name: Moment(
+            next((tag["value"] for tag in run["tags"] if tag["key"] == PARTITION_TAG), None),
+            run["endTime"],
+            _why(answers[f"run{n}"].get("events", ())),
+        )
+        for n, (name, run) in enumerate(last.items())
+    }
+
+
+def _why(events: Sequence[Mapping[str, Any]]) -> str | None:
+    for event in events:
+        said, error = event.get("failureMetadata") or {}, event.get("error") or event
+        if sentence := first_sentence(said.get("description") or error.get("message") or ""):
+            return sentence
+    return None
+
+
+def _repositories(entry: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    found: Sequence[Mapping[str, Any]] = (entry["locationOrLoadError"] or {}).get(
+        "repositories", ()
+    )
+    return found
+
+
+def _schedules(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": schedule["name"],
+            "cron": schedule["cronSchedule"],
+            "is_on": schedule["scheduleState"]["status"] == "RUNNING",
+            "next": schedule["futureTicks"]["results"][0]["timestamp"],
+        }
+        for repository in _repositories(entry)
+        for schedule in repository["schedules"]
+    ]
+
+
+def _assets(entry: Mapping[str, Any]) -> list[list[str]]:
     return [
         node["assetKey"]["path"]
-        for repository in location.get("repositories", [])
+        for repository in _repositories(entry)
         for node in repository["assetNodes"]
         if node["isExecutable"]
     ]
 
 
-def _first_line(entry: dict[str, Any]) -> str | None:
+def _first_line(entry: Mapping[str, Any]) -> str | None:
     location = entry["locationOrLoadError"]
     if location is None:
         return "it is still loading"

@@ -1,7 +1,6 @@
 """What has become of products and templates so far, as the instance knows it."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 from dagster import (
     AssetKey,
@@ -11,21 +10,10 @@ from dagster import (
     RunsFilter,
 )
 
-from orchestration.catalog.names import INGEST
-from orchestration.cli.local_runs import PARTITION_TAG, REPOSITORY_TAG
+from orchestration.catalog.names import INGEST, PARTITION_TAG, REPOSITORY_TAG
+from orchestration.cli.moments import Moment, first_sentence
 
 MAX_FAILURES = 1000
-
-
-@dataclass(frozen=True)
-class Moment:
-    """A time at which something went well, or did not."""
-
-    partition: str | None
-    time: float
-    """In seconds since the epoch."""
-    why: str | None = None
-    """Of a failure."""
 
 
 def last_good(instance: DagsterInstance, keys: Iterable[AssetKey]) -> dict[AssetKey, Moment]:
@@ -67,7 +55,7 @@ def _reasons(instance: DagsterInstance, run_id: str) -> Iterator[str]:
                 text = (said and said.description) or (error and error.message) or ""
             else:
                 text = (event and event.message) or ""
-            if sentence := text.strip().split("\n")[0].partition(" Its last output:")[0]:
+            if sentence := first_sentence(text):
                 yield sentence
 
 

@@ -4,17 +4,16 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from orchestration.catalog.checkout import checkout_root, products_file, templates_folder
+from orchestration.cli.moments import Moment, iso, last_lines, schedule_lines
 from orchestration.cli.options import PRIVATE
 
 if TYPE_CHECKING:
     from orchestration.catalog.products import ProductsFile
-    from orchestration.cli.history import Moment
 
 EPILOG = """\b
 Examples:
@@ -33,21 +32,19 @@ class Listed:
     description: str | None = None
     schedules: Sequence[dict[str, Any]] = ()
     partitions: Sequence[str] = ()
-    last_good: "Moment | None" = None
-    last_failed: "Moment | None" = None
+    last_good: Moment | None = None
+    last_failed: Moment | None = None
     problem: str | None = None
     """Why it cannot be loaded, or read."""
 
     def described(self) -> dict[str, Any]:
         """As a program reads it, its times in ISO 8601."""
-        data = asdict(self)
-        for moment in (data["last_good"], data["last_failed"]):
-            if moment:
-                moment["time"] = _iso(moment["time"])
-        data["schedules"] = [
-            {**schedule, "next": _iso(schedule["next"])} for schedule in data["schedules"]
-        ]
-        return data
+        return {
+            **asdict(self),
+            "schedules": [{**each, "next": iso(each["next"])} for each in self.schedules],
+            "last_good": self.last_good and self.last_good.described(),
+            "last_failed": self.last_failed and self.last_failed.described(),
+        }
 
 
 @dataclass
@@ -145,9 +142,7 @@ def _listing(file: "ProductsFile") -> Listing:
 def _text(listing: Listing) -> Iterable[str]:
     for product in listing.products:
         yield f"{product.name}  {', '.join(product.owners)}".rstrip()
-        for schedule in product.schedules:
-            due = _local(schedule["next"]) if schedule["is_on"] else "off"
-            yield f"  schedule     {schedule['name']} ({schedule['cron']}): {due}"
+        yield from schedule_lines(product.schedules)
         keys = product.partitions
         more = f" and {len(keys) - SHOWN_PARTITIONS} more" if len(keys) > SHOWN_PARTITIONS else ""
         yield f"  partitions   {', '.join(keys[-SHOWN_PARTITIONS:]) or 'none'}{more}"
@@ -161,15 +156,4 @@ def _text(listing: Listing) -> Iterable[str]:
 def _moments(listed: Listed) -> Iterable[str]:
     if listed.problem:
         yield f"  broken       {listed.problem}"
-    if good := listed.last_good:
-        yield f"  last good    {good.partition}, {_local(good.time)}"
-    if failed := listed.last_failed:
-        yield f"  last failed  {failed.partition}, {_local(failed.time)}: {failed.why}"
-
-
-def _local(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M %Z")
-
-
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+    yield from last_lines(listed.last_good, listed.last_failed)

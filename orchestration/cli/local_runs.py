@@ -24,7 +24,14 @@ from dagster import (
 )
 
 from orchestration import OrchestrationError
-from orchestration.catalog.names import INGEST, STAGES, build_job
+from orchestration.catalog.names import (
+    ASSET_JOB,
+    INGEST,
+    PARTITION_TAG,
+    REPOSITORY_TAG,
+    STAGES,
+    build_job,
+)
 from orchestration.cli.broken import where_and_why
 from orchestration.cli.forks import Tell
 from orchestration.cli.runs import Run, State, check_options
@@ -34,12 +41,8 @@ from orchestration.instance.partitions import add_partition
 from orchestration.instance.workers import WORKER_TAG, process_identity
 from orchestration.lifecycle.results import locked
 
-# Dagster's own names: of the job that runs any asset, of the tag by which the UI finds a run's
-# location, and of those that a run has for its pools.
-ASSET_JOB = "__ASSET_JOB"
-REPOSITORY_TAG = ".dagster/repository"
+# Dagster's own: of the tags that a run has for its pools.
 POOL_TAG = ".dagster/pool/"
-PARTITION_TAG = "dagster/partition"
 POOL_SECONDS = 1.0
 UNFINISHED = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
 STATES = {

@@ -5,13 +5,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from orchestration import OrchestrationError
-from orchestration.catalog.names import INGEST, build_job
+from orchestration.catalog.names import ASSET_JOB, INGEST, PARTITION_TAG, build_job
 from orchestration.cli.forks import Message
 from orchestration.cli.runs import Display, Run, State, check_options
 from orchestration.server.graphql import query
 
 POLL_SECONDS = 0.5
-ASSET_JOB = "__ASSET_JOB"
 ASSETS_QUERY = """
 query Assets($keys: [AssetKeyInput!]!) {
   assetNodes(assetKeys: $keys) {
@@ -127,7 +126,7 @@ class ServedRuns:
             },
             "runConfigData": {"ops": _op_config(nodes, run.config)},
             "mode": "default",
-            "executionMetadata": {"tags": [{"key": "dagster/partition", "value": run.partition}]},
+            "executionMetadata": {"tags": [{"key": PARTITION_TAG, "value": run.partition}]},
         }
 
     def follow(self, runs: Sequence[Run]) -> None:

@@ -1,14 +1,14 @@
-"""`status`: what a running server serves, its state, and the last run of each stage."""
+"""`status`: what a running server serves, its state, and how it went last."""
 
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
 from orchestration.catalog.names import STAGES
+from orchestration.cli.moments import last_lines, schedule_lines
 from orchestration.cli.options import serving
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def command(url: str, as_json: bool) -> int:
 
     locations = read_status(url)
     if as_json:
-        print(json.dumps([asdict(location) for location in locations], indent=2))
+        print(json.dumps([each.described() for each in locations], indent=2, ensure_ascii=False))
     else:
         sys.stdout.write(table(locations))
     return 1 if any(location.error for location in locations) else 0
@@ -53,4 +53,10 @@ def table(locations: "Sequence[LocationStatus]") -> str:
     for location in locations:
         if location.error:
             lines.append(f"{location.name}: {location.error}")
+    for location in locations:
+        told = [
+            *schedule_lines(location.schedules),
+            *last_lines(location.last_good, location.last_failed),
+        ]
+        lines += ["", location.name, *told] if told else []
     return "\n".join(lines) + "\n"

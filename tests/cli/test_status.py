@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import pytest
 
@@ -39,12 +40,32 @@ def test_it_lists_each_location_with_the_last_run_of_each_stage(server: Server) 
     server.wait_for_run(server.launch("park_access", "build", partition="main"), "FAILURE")
     result = server.status()
     assert result.returncode == 0
-    assert [line.split() for line in result.stdout.splitlines()] == [
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert lines[:5] == [
         ["location", "state", "assets", "plan", "load", "build", "package"],
         ["park_access", "loaded", "4", "-", "-", "failure", "success"],
         ["capital_projects", "loaded", "4", "-", "-", "-", "-"],
+        [],
+        ["park_access"],
     ]
+    assert lines[5][:3] == ["last", "failed", "main,"]
+    assert len(lines) == 6
     assert result.stderr == ""
+
+
+def test_for_a_program_it_says_when_and_why_a_run_failed(server: Server) -> None:
+    server.wait_for_run(server.launch("park_access", "build", partition="main"), "FAILURE")
+    began = datetime.now(UTC)
+    said = server.command("status", "--json", *server.where).stdout
+    park_access, capital_projects = json.loads(said)
+    failed = park_access["last_failed"]
+    assert failed["partition"] == "main"
+    assert abs((datetime.fromisoformat(failed["time"]) - began).total_seconds()) < 60
+    assert failed["why"].startswith("Product 'park access': partition 'main' has no load")
+    assert "\n" not in failed["why"]
+    assert park_access["owners"] == ["team:open-space"]
+    assert set(park_access["partitions"]) >= {"main", "nightly_qa"}
+    assert capital_projects["last_failed"] is capital_projects["last_good"] is None
 
 
 def test_below_its_path_and_nowhere_else_there_is_the_server(server: Server) -> None:
@@ -142,7 +163,7 @@ def test_it_names_what_is_broken_with_the_errors_first_line(
     server.wait_for_error("park_access", reason)
     result = server.status()
     assert result.returncode == 1
-    _, broken, loaded, why = result.stdout.splitlines()
+    _, broken, loaded, why = result.stdout.splitlines()[:4]
     assert broken.split()[:3] == ["park_access", "broken", "0"]
     assert loaded.split()[:3] == ["capital_projects", "loaded", "4"]
     assert why.startswith("park_access: ")

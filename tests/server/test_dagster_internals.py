@@ -17,6 +17,7 @@ import pytest
 from dagster import DagsterInstance, DagsterRun, DefaultRunLauncher, deserialize_value
 from dagster_shared.error import SerializableErrorInfo
 
+from orchestration.catalog import names
 from orchestration.catalog.checkout import PROJECT_ROOT
 from orchestration.cli import local_runs
 from orchestration.server import dagster_internals
@@ -346,10 +347,10 @@ def test_the_names_that_are_only_words_are_dagsters() -> None:
     )
 
     assert (
-        local_runs.ASSET_JOB,
-        local_runs.REPOSITORY_TAG,
+        names.ASSET_JOB,
+        names.REPOSITORY_TAG,
         local_runs.POOL_TAG,
-        local_runs.PARTITION_TAG,
+        names.PARTITION_TAG,
     ) == (
         IMPLICIT_ASSET_JOB_NAME,
         REPOSITORY_LABEL_TAG,

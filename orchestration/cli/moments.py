@@ -1,0 +1,52 @@
+"""When something went well, or did not, or is due, as people and programs read it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A time at which something went well, or did not."""
+
+    partition: str | None
+    time: float
+    """In seconds since the epoch."""
+    why: str | None = None
+    """Of a failure."""
+
+    def described(self) -> dict[str, Any]:
+        """As a program reads it, its time in ISO 8601."""
+        return {"partition": self.partition, "time": iso(self.time), "why": self.why}
+
+
+def schedule_lines(schedules: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """A line for each: its `name` and `cron`, and when it is `next`, where it `is_on`."""
+    for schedule in schedules:
+        due = local(schedule["next"]) if schedule["is_on"] else "off"
+        yield f"  schedule     {schedule['name']} ({schedule['cron']}): {due}"
+
+
+def last_lines(last_good: Moment | None, last_failed: Moment | None) -> Iterator[str]:
+    """What is known, a line each, in this machine's time."""
+    if last_good:
+        yield f"  last good    {last_good.partition}, {local(last_good.time)}"
+    if last_failed:
+        failed = f"{last_failed.partition}, {local(last_failed.time)}"
+        yield f"  last failed  {failed}: {last_failed.why or 'nobody knows why'}"
+
+
+def first_sentence(error: str) -> str:
+    """Of what a failure says, what it begins with: the rest is its output, or a traceback."""
+    return error.strip().split("\n")[0].partition(" Its last output:")[0]
+
+
+def local(seconds: float) -> str:
+    """The time in this machine's zone, to the minute."""
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M %Z")
+
+
+def iso(seconds: float) -> str:
+    """The time in ISO 8601, in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
