@@ -1,6 +1,7 @@
 """What is answered for a location without its code: the replies of a code server, in a file."""
 
 import hashlib
+import json
 import os
 import secrets
 import zipfile
@@ -8,7 +9,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestration.server.dependencies import Dependency, Kind, digest_of, state_of
+
 PROBLEM = "problem"
+# What they depend on, and a hash of what that was like.
+DEPENDENCIES = "dependencies"
+# What comes of a file that is none of these, or is damaged. Source: zipfile and json.
+FILE_ERRORS = (OSError, zipfile.BadZipFile, KeyError, ValueError, TypeError, EOFError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -22,14 +29,27 @@ class Answers:
     """Why the location is broken, if it is."""
 
 
-def write_answers(path: Path, replies: Mapping[str, bytes], problem: str | None) -> Answers:
-    """Writes the file in one step. Raises OSError when it cannot be written."""
+def write_answers(
+    path: Path,
+    replies: Mapping[str, bytes],
+    problem: str | None,
+    dependencies: Mapping[Dependency, str] | None = None,
+    installation: str | None = None,
+) -> Answers:
+    """Writes the file in one step. Raises OSError when it cannot be written.
+
+    Where all is known that the answers depend on, they can be kept.
+    """
     new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     contents = dict(replies) | ({PROBLEM: problem.encode()} if problem is not None else {})
+    further = {}
+    if dependencies is not None and installation is not None:
+        known = [digest_of(dependencies, installation), list(dependencies)]
+        further[DEPENDENCIES] = json.dumps(known).encode()
     try:
         with zipfile.ZipFile(new, "w") as file:
             file.comment = _id_of(contents).encode()
-            for name, reply in contents.items():
+            for name, reply in (contents | further).items():
                 # Without the time, which would make each file another one.
                 file.writestr(zipfile.ZipInfo(name), reply)
         os.replace(new, path)
@@ -47,6 +67,23 @@ def read_answers(path: Path) -> Answers:
             return Answers(path, file.comment.decode(), problem)
     except (zipfile.BadZipFile, KeyError) as error:
         raise OSError(f"{path} is damaged: {error}") from error
+
+
+def kept_answers(path: Path, environ: Mapping[str, str], installation: str) -> Answers | None:
+    """The answers in the file where a process would load the same now; None otherwise."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            contents = {name: file.read(name) for name in file.namelist()}
+            digest, dependencies = json.loads(contents.pop(DEPENDENCIES))
+            needed = [(Kind(kind), name) for kind, name in dependencies]
+            states = {dependency: state_of(dependency, environ) for dependency in needed}
+            if digest_of(states, installation) != digest or PROBLEM in contents:
+                return None
+            identity = _id_of(contents)
+            return Answers(path, identity, None) if identity == file.comment.decode() else None
+    except FILE_ERRORS:
+        # Damaged, or of an earlier version.
+        return None
 
 
 def read_reply(path: Path, is_it: Callable[[str], bool]) -> bytes | None:

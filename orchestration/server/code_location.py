@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from orchestration.catalog.checkout import PROJECT_ROOT
-from orchestration.server.answers import Answers, read_answers, write_answers
+from orchestration.server.answers import Answers, kept_answers, read_answers, write_answers
 from orchestration.server.control import Caller, Served
 from orchestration.server.dagster_internals import broken_answers
 from orchestration.server.forkserver import Forkserver, ending
@@ -34,6 +34,7 @@ STILL_LOADING = "It is still loading."
 class CodeLocation:
     """One location, over all its processes.
 
+    `path` is where its sockets lie, without a suffix, `answers` where its answers are kept;
     `files_state` tells what the files that it is loaded from look like, `memory_limit` how many MB
     it may take; `publish` tells those who follow what is served.
     """
@@ -43,6 +44,7 @@ class CodeLocation:
         name: str,
         *,
         path: Path,
+        answers: Path,
         forkserver: Forkserver,
         selector: selectors.BaseSelector,
         env: Mapping[str, str],
@@ -54,7 +56,7 @@ class CodeLocation:
         self.state = LocationState.LOADING
         self.load_seconds: float | None = None
         """How long it took to load; None as long as it has not."""
-        self._path = path
+        self._path, self._answers_path = path, answers
         self._forkserver, self._selector = forkserver, selector
         # To serve definitions it needs no instance, and opening one takes time and 14 MB.
         self._env = {name: value for name, value in env.items() if name != "DAGSTER_HOME"}
@@ -135,15 +137,37 @@ class CodeLocation:
         self._stop_loading()
         self._retry_at = 0.0
 
+    def take_kept(self) -> None:
+        """Serves what it was served with before, where it would load the same now."""
+        loaded_from, installation = self._files_state(), self._installation
+        if not installation:
+            return
+        if kept := kept_answers(self._answers_path, self._env, installation):
+            self._loaded_from = loaded_from
+            with suppress(FileNotFoundError):
+                for line in self._log_path.read_text(errors="replace").splitlines():
+                    print(f"[{self.name}] {line}")
+            self.take(kept)
+
+    @property
+    def _installation(self) -> str | None:
+        common = self._forkserver.installation
+        return common and f"{common} {self._memory_limit()}"
+
+    @property
+    def _log_path(self) -> Path:
+        return self._answers_path.with_suffix(".log")
+
     def start_loading(self) -> None:
         """Starts the process that loads it."""
         self._loaded_from = self._files_state()
         target, limit = self._answers_path, self._memory_limit()
+        installation = self._installation
         try:
             self._loader = Service(
                 self.name,
                 lambda output: self._forkserver.call(
-                    lambda: load(self.name, target, limit),
+                    lambda: load(self.name, target, limit, installation),
                     env=self._env,
                     output=output,
                     is_expendable=True,
@@ -155,10 +179,6 @@ class CodeLocation:
         except OSError as error:
             self._retry_at = time.monotonic() + RETRY_SECONDS
             print(f"[{self.name}] it cannot be loaded yet: {error.strerror}", flush=True)
-
-    @property
-    def _answers_path(self) -> Path:
-        return self._path.with_suffix(".answers")
 
     @property
     def _provisional_path(self) -> Path:
@@ -256,7 +276,10 @@ class CodeLocation:
             self._take_failure(loader, f"Its process {ending(status)} while loading")
             return
         self.load_seconds = loader.age
+        loader.drain()
         try:
+            # Whoever starts from what is kept is to read it, too.
+            self._log_path.write_text(loader.tail)
             self.take(read_answers(self._answers_path))
         except OSError as error:
             self._take_failure(loader, f"What it would answer cannot be read: {error}")

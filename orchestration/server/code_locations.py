@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from orchestration.catalog.names import INGEST
+from orchestration.lifecycle.results import make_private
 from orchestration.server.broker import SUBSCRIBERS, run_broker
 from orchestration.server.code_location import CodeLocation
 from orchestration.server.control import (
@@ -41,13 +43,17 @@ class CodeLocations:
         *,
         sources: Sources,
         folder: Path,
+        answers: Path,
         forkserver: Forkserver,
         selector: selectors.BaseSelector,
         env: Mapping[str, str],
         on_change: Callable[[], None],
     ) -> None:
-        """`on_change` is called whenever other locations than before are served."""
-        self._sources, self._folder = sources, folder
+        """Their sockets lie in `folder`; `answers` is what stays from one start to the next.
+
+        `on_change` is called whenever other locations than before are served.
+        """
+        self._sources, self._folder, self._answers = sources, folder, answers
         self._forkserver, self._selector, self._env = forkserver, selector, env
         self._on_change = on_change
         self._numbers = itertools.count(1)
@@ -95,10 +101,21 @@ class CodeLocations:
         return any(location.is_waking for location in self._locations.values())
 
     def start(self) -> None:
-        """Starts the broker, and loads all locations."""
+        """Starts the broker, and loads all locations of which nothing is kept that still holds."""
+        make_private(self._answers)
         self._follow_names()
         self._start_broker()
+        self._clean_answers()
+        for location in self._locations.values():
+            location.take_kept()
         self._start_loading()
+
+    def _clean_answers(self) -> None:
+        """Removes what is kept of locations that there are no more, and what a crash has left."""
+        names = {INGEST, *(product.slug for product in self._sources.products)}
+        for path in self._answers.iterdir():
+            if path.stem not in names or path.name.startswith("."):
+                path.unlink()
 
     def _start_broker(self) -> None:
         folder = self._folder
@@ -136,6 +153,7 @@ class CodeLocations:
             name,
             # A number, since a socket's name has to be short.
             path=self._folder / f"{next(self._numbers)}",
+            answers=self._answers / f"{name}.zip",
             forkserver=self._forkserver,
             selector=self._selector,
             env=self._env,

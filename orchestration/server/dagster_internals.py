@@ -45,6 +45,7 @@ PRELOADED = (
     "dagster._grpc.server_watcher",
     "dagster._utils.log",
     "dagster._utils.test",
+    "dagster._utils.test.definitions",
     "dagster_graphql.schema",
     "dagster_webserver.cli",
     "dagster_webserver.webserver",

@@ -11,14 +11,15 @@ from orchestration.lifecycle.reaper import end_descendants
 from orchestration.server.answers import write_answers
 from orchestration.server.dagster_internals import answers_of, broken_answers
 from orchestration.server.memory import lift_limit, limit_memory
+from orchestration.server.recorder import Recorder
 
 LOCATIONS_PACKAGE = "orchestration.locations"
 
 
-def load(name: str, target: Path, limit: int | None) -> None:
+def load(name: str, target: Path, limit: int | None, installation: str | None) -> None:
     """Loads the location, writes its answers, and ends this process with all that it started.
 
-    `limit` is what it may take for that, in MB.
+    `limit` is what it may take for that, in MB; `installation` what every location depends on.
     """
     # It ends before there is much garbage, and looking for some copies what it shares.
     gc.disable()
@@ -26,10 +27,13 @@ def load(name: str, target: Path, limit: int | None) -> None:
     try:
         if limit:
             limit_memory(limit)
+        dependencies = None
+        recorder = Recorder()
         try:
             replies, problem = answers_of(
                 name=name, module=f"{LOCATIONS_PACKAGE}.{name}", folder=str(PROJECT_ROOT)
             )
+            dependencies = recorder.dependencies()
         except MemoryError as error:
             problem = f"MemoryError: {error}"
         lift_limit()
@@ -39,7 +43,7 @@ def load(name: str, target: Path, limit: int | None) -> None:
                 f"products.yml). {problem}"
             )
             replies = broken_answers(problem)
-        write_answers(target, replies, problem)
+        write_answers(target, replies, problem, dependencies, installation)
         status = 0
     except BaseException:
         traceback.print_exc()

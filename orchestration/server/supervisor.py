@@ -60,8 +60,11 @@ class Supervisor:
         warm: bool,
         watches: bool,
         selection: Selection,
+        started: float,
     ) -> None:
-        self.claims = Claims(prepare_dagster_home())
+        """`started` is when somebody started it, in seconds since the epoch."""
+        self._home = prepare_dagster_home()
+        self.claims = Claims(self._home)
         # The name of a Unix socket has room for some hundred characters.
         short = "/tmp" if len(tempfile.gettempdir()) > 60 else None
         self.folder = Path(tempfile.mkdtemp(prefix="orchestration-", dir=short))
@@ -78,7 +81,7 @@ class Supervisor:
             control.SOCKET_VARIABLE: str(self.folder / "control.sock"),
         }
         self.sources = Sources(self.root, selection, watches=watches)
-        self.forkserver = Forkserver(warm, any_location)
+        self.forkserver = Forkserver(warm, any_location, started)
         self.background = Background(self.forkserver, self.env)
         self.runs = Runs(self.forkserver, self.selector, self.background, self.env)
         self.locations: CodeLocations | StockLocations
@@ -106,6 +109,7 @@ class Supervisor:
         locations = CodeLocations(
             sources=self.sources,
             folder=self.folder,
+            answers=self._home / "answers",
             forkserver=self.forkserver,
             selector=self.selector,
             env=self.env,

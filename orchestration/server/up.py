@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 
 from orchestration import OrchestrationError
@@ -52,6 +53,7 @@ def up(
         "watches": watches,
         "only": only,
         "owners": owners,
+        "started": time.time(),
     }
     process = subprocess.Popen(
         [

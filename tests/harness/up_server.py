@@ -263,11 +263,8 @@ class Server:
 
     def loads(self) -> dict[str, int]:
         """When each location was last loaded, in nanoseconds."""
-        return {
-            name: path.with_suffix(".answers").stat().st_mtime_ns
-            for name, path in self._sockets().items()
-            if path.with_suffix(".answers").exists()
-        }
+        answers = (self.project / ".dagster" / "answers").glob("*.zip")
+        return {path.stem: path.stat().st_mtime_ns for path in answers}
 
     def awake(self) -> dict[str, int]:
         """The code server of each location that has one now."""
