@@ -20,6 +20,8 @@ from orchestration.server.service import Service
 from orchestration.server.states import NEXT, LocationState
 
 LOAD_SECONDS = 25.0
+# What it takes as a rule, of one that was not loaded but kept.
+KEPT_LOAD_SECONDS = 1.0
 # After the system has refused a process.
 RETRY_SECONDS = 2.0
 # What a code server that is not needed any more has for finishing what it was asked.
@@ -143,7 +145,7 @@ class CodeLocation:
         if not installation:
             return
         if kept := kept_answers(self._answers_path, self._env, installation):
-            self._loaded_from = loaded_from
+            self._loaded_from, self.load_seconds = loaded_from, KEPT_LOAD_SECONDS
             with suppress(FileNotFoundError):
                 for line in self._log_path.read_text(errors="replace").splitlines():
                     print(f"[{self.name}] {line}")

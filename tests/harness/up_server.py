@@ -264,7 +264,8 @@ class Server:
     def loads(self) -> dict[str, int]:
         """When each location was last loaded, in nanoseconds."""
         answers = (self.project / ".dagster" / "answers").glob("*.zip")
-        return {path.stem: path.stat().st_mtime_ns for path in answers}
+        served = self._sockets()
+        return {path.stem: path.stat().st_mtime_ns for path in answers if path.stem in served}
 
     def awake(self) -> dict[str, int]:
         """The code server of each location that has one now."""
