@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from orchestration.catalog.fields import Text
 from orchestration.catalog.names import slug_of
+from orchestration.catalog.retries import Retries
 from orchestration.catalog.schedules import CronSchedules, checked_version, key_at
 
 SOURCE = "source"
@@ -77,4 +78,9 @@ class Ingest(BaseModel):
     groups: tuple[IngestGroup, ...] = Field(
         default=(),
         description="Templates that are ingested together, each group with a job of its own.",
+    )
+    retries: Retries = Field(
+        default=Retries(),
+        description="How often an ingest is tried again that failed for what may pass. Default: "
+        "as `defaults` says.",
     )

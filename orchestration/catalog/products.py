@@ -26,6 +26,7 @@ from pydantic_core import PydanticCustomError
 from orchestration.catalog.fields import Text, checked_text, rendered
 from orchestration.catalog.ingest_groups import Ingest
 from orchestration.catalog.names import slug_of
+from orchestration.catalog.retention import Retention
 from orchestration.catalog.retries import Retries
 from orchestration.catalog.schedules import Schedules
 from orchestration.catalog.yaml_file import Place, Problem, YamlFileError, read_yaml_mapping
@@ -242,6 +243,10 @@ class ProductsFile(BaseModel):
         default=None, description="Values for the fields that a product leaves out."
     )
     ingest: Ingest = Field(default=Ingest(), description="How the ingest templates are run.")
+    retention: Retention | None = Field(
+        default=None,
+        description="What `up` keeps when it cleans up, once a night. Default: everything.",
+    )
 
     def complete(self) -> "ProductsFile":
         """The same, with the defaults in the fields that a product leaves out."""
@@ -250,7 +255,11 @@ class ProductsFile(BaseModel):
             Product.model_validate(_merged(defaults, product.model_dump(exclude_unset=True)))
             for product in self.products
         )
-        return self.model_copy(update={"products": products})
+        # Ingest has no product whose defaults these are.
+        ingest = self.ingest
+        if self.defaults and "retries" not in ingest.model_fields_set:
+            ingest = ingest.model_copy(update={"retries": self.defaults.retries})
+        return self.model_copy(update={"products": products, "ingest": ingest})
 
 
 def _merged(defaults: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from orchestration import OrchestrationError, explained
 from orchestration.catalog.checkout import checkout_root
 from orchestration.cli import (
     check,
+    clean,
     completion,
     generate,
     init,
@@ -21,7 +22,7 @@ from orchestration.cli import (
     up,
 )
 
-COMMANDS = (up, materialize, launch, listing, status, check, init, new, generate, completion)
+COMMANDS = (up, materialize, launch, listing, status, check, clean, init, new, generate, completion)
 """The modules of the commands, in the order in which `--help` lists them.
 
 Each has a `command`. All are imported for every one: what takes time, such as Dagster, is imported

@@ -23,6 +23,7 @@ from dagster import (
 from pydantic import Field
 
 from orchestration.catalog.checkout import checkout_root, templates_folder
+from orchestration.catalog.ingest_groups import Ingest
 from orchestration.catalog.ingest_templates import IngestTemplate, read_templates
 from orchestration.catalog.names import INGEST
 from orchestration.catalog.retries import Retries
@@ -54,12 +55,13 @@ def ingest_definitions(**fields: Any) -> Definitions:
     The arguments are the fields of `ingest` in products.yml. Raises OrchestrationError when the
     checkout has no ingest_templates.
     """
+    retries = Ingest(**fields).retries
     templates = read_templates(templates_folder(checkout_root()))
     for template in templates:
         for complaint in filter(None, (template.problem, *template.warnings)):
             get_dagster_logger().warning(f"Ingest template {template.id}: {complaint}")
     return Definitions(
-        assets=[build_ingest_asset(template=template) for template in templates],
+        assets=[build_ingest_asset(template=template, retries=retries) for template in templates],
         executor=in_process_executor,
     )
 

@@ -11,7 +11,7 @@ from orchestration.lifecycle.child import StageFailed
 from orchestration.lifecycle.environment import base_environment, dcpy_python
 from orchestration.lifecycle.outcomes import Ingested
 from orchestration.lifecycle.redaction import Redactor
-from orchestration.lifecycle.results import ingest_result, lifecycle_dir, locked, staged
+from orchestration.lifecycle.results import in_use, ingest_result, lifecycle_dir, staged
 from orchestration.lifecycle.step_runner import failing, run_step
 
 
@@ -32,7 +32,8 @@ def ingest(
         root, lifecycle, python = checkout_root(), lifecycle_dir(), dcpy_python(None)
         result = ingest_result(lifecycle, template.id, version)
         with (
-            locked(
+            in_use(
+                lifecycle,
                 result,
                 waiting=lambda: logger.warning(
                     f"Another run is ingesting version {version!r}; waiting for it to end."

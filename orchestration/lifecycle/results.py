@@ -150,14 +150,21 @@ def _attempt_of(result: Path) -> re.Pattern[str]:
 
 
 def _remove_leftovers(result: Path) -> None:
-    current = _current(result)
-    for entry in result.parent.iterdir():
-        if not _attempt_of(result).fullmatch(entry.name) or entry.name == current:
-            continue
+    for entry in leftovers(result):
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         else:
             entry.unlink()
+
+
+def leftovers(result: Path) -> list[Path]:
+    """What attempts at the result have left that is not part of it, their logs aside."""
+    current = _current(result)
+    return [
+        entry
+        for entry in result.parent.iterdir()
+        if _attempt_of(result).fullmatch(entry.name) and entry.name != current
+    ]
 
 
 @contextmanager
@@ -167,13 +174,68 @@ def locked(target: Path, waiting: Callable[[], None]) -> Iterator[None]:
     Calls `waiting` once when somebody else has it, then waits. The operating system frees the lock
     of a process that dies.
     """
-    make_private(target.parent)
-    with open(target.parent / f".{target.name}.lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waiting()
-            fcntl.flock(file, fcntl.LOCK_EX)
+    with _lock(target, waiting):
+        yield
+
+
+@contextmanager
+def locked_if_free(target: Path) -> Iterator[bool]:
+    """As `locked` where nobody has the target; gives whether that is so."""
+    try:
+        with _lock(target, waiting=None):
+            yield True
+    except _TakenError:
+        yield False
+
+
+class _TakenError(Exception):
+    pass
+
+
+@contextmanager
+def _lock(target: Path, waiting: Callable[[], None] | None) -> Iterator[None]:
+    path = lock_file(target)
+    while True:
+        make_private(path.parent)
+        with open(path, "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not waiting:
+                    raise _TakenError from None
+                waiting()
+                fcntl.flock(file, fcntl.LOCK_EX)
+            # Else it was removed, with what it is for, between these lines.
+            if _is_at(path, file.fileno()):
+                yield
+                return
+
+
+def _is_at(path: Path, file: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(file))
+    except FileNotFoundError:
+        return False
+
+
+def lock_file(target: Path) -> Path:
+    """The file by which `target` is locked."""
+    return target.parent / f".{target.name}.lock"
+
+
+@contextmanager
+def deciding(lifecycle: Path) -> Iterator[None]:
+    """Has what begins to work on a result wait until the block has set aside what is to go."""
+    with locked(lifecycle / "deciding", waiting=lambda: None):
+        yield
+
+
+@contextmanager
+def in_use(lifecycle: Path, target: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """As `locked`; and whoever decides meanwhile what is to go has seen that, or has decided."""
+    with locked(target, waiting):
+        with deciding(lifecycle):
+            pass
         yield
 
 

@@ -34,8 +34,8 @@ from orchestration.lifecycle.results import (
     Staging,
     build_folder,
     failed_log,
+    in_use,
     lifecycle_dir,
-    locked,
     staged,
 )
 from orchestration.lifecycle.step_runner import StepResult, failing, run_step
@@ -129,7 +129,8 @@ def run_stage(
             secret_names=secret_names,
             resumes=resumes,
         )
-        with locked(
+        with in_use(
+            lifecycle,
             build.folder,
             waiting=lambda: logger.warning(
                 f"Another run is working on partition {partition!r}; waiting for it to end."

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from orchestration import OrchestrationError
 from orchestration.catalog.checkout import PROJECT_ROOT, products_file
-from orchestration.catalog.products import Product, read_products
+from orchestration.catalog.products import Product, ProductsFile, read_products_file
+from orchestration.catalog.retention import Retention
 from orchestration.generator.generate import generate, warnings
 from orchestration.generator.render import LOCATIONS
 from orchestration.server.selection import Selection
@@ -17,6 +18,8 @@ class Sources:
 
     def __init__(self, root: Path, selection: Selection, *, watches: bool) -> None:
         self.products: Sequence[Product] = ()
+        self.retention: Retention | None = None
+        """How much of what runs leave is kept, where anything says so."""
         self.names: Sequence[str] = ()
         """The locations to serve."""
         self.files = Watch(root)
@@ -35,17 +38,19 @@ class Sources:
 
     def _generate(self) -> None:
         file, changes = generate(self._root)
-        self.products = file.products
-        self.files.take(self.products)
+        self._take(file)
         for change in changes:
             print(f"{'generated' if change.new else 'removed'} {change.path}", flush=True)
         for warning in warnings(file, self._root):
             print(f"warning: {warning}", flush=True)
 
+    def _take(self, file: ProductsFile) -> None:
+        self.products, self.retention = file.products, file.retention
+        self.files.take(self.products)
+
     def _select(self) -> None:
         if not self._watches:
-            self.products = read_products(products_file(self._root))
-            self.files.take(self.products)
+            self._take(read_products_file(products_file(self._root)))
         self.names = [
             name
             for name in self._selection.locations(self.products)

@@ -31,6 +31,7 @@ from orchestration.server.background import (
 from orchestration.server.claims import Claims
 from orchestration.server.dagster_services import DagsterServices
 from orchestration.server.forkserver import Forkserver, ending
+from orchestration.server.nightly import Nightly
 from orchestration.server.runs import Runs
 from orchestration.server.selection import Selection
 from orchestration.server.service import Service
@@ -84,6 +85,7 @@ class Supervisor:
         self.forkserver = Forkserver(warm, any_location, started)
         self.background = Background(self.forkserver, self.env)
         self.runs = Runs(self.forkserver, self.selector, self.background, self.env)
+        self.nightly = Nightly(self.background)
         self.locations: CodeLocations | StockLocations
         self.locations, prepare = self._warm() if self.forkserver.warm else self._stock()
         self.dagster = DagsterServices(
@@ -143,6 +145,7 @@ class Supervisor:
             self.background.watch()
             self.runs.watch()
             self.locations.watch()
+            self.nightly.watch(self.sources.retention)
             if not self.dagster.watch() or not self._state_is_there():
                 return 1
             if self.dagster.are_started:

@@ -13,9 +13,11 @@ from dagster import AssetKey, DagsterInstance, Definitions, ExecuteInProcessResu
 
 from orchestration.catalog.checkout import SAMPLE_ROOT
 from orchestration.catalog.ingest_templates import read_template
+from orchestration.catalog.products import read_products_file
 from orchestration.catalog.retries import Retries
 from orchestration.definitions.ingest import build_ingest_asset
 from orchestration.definitions.product import product_definitions
+from orchestration.generator.render import LOCATIONS, render
 from tests.harness.processes import ORCHESTRATION, wait_until
 from tests.harness.up_server import checkout_of, copy_project
 
@@ -75,6 +77,18 @@ def test_an_ingest_that_dies_is_tried_again_as_often_as_is_said(
         [failed] = result.get_step_failure_events()
         said = failed.step_failure_data.user_failure_data
         assert said and str(said.description).startswith("Template 'qpl_libraries'")
+
+
+def test_what_defaults_say_of_retries_is_for_ingest_too(tmp_path: Path) -> None:
+    text = "defaults: {retries: {number: 7}}\nproducts: [{id: a, build_command: b}]\n"
+    path = tmp_path / "products.yml"
+    path.write_text(text)
+    assert read_products_file(path).ingest.retries.number == 7
+    path.write_text("ingest: {retries: {number: 1}}\n" + text)
+    file = read_products_file(path)
+    assert (file.ingest.retries.number, file.products[0].retries.number) == (1, 7)
+    text = render(file)[LOCATIONS / "ingest.py"]
+    assert "retries={'number': 1}" in text
 
 
 def test_what_cannot_get_better_is_not_tried_again(

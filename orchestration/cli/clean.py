@@ -1,0 +1,121 @@
+"""`clean`: removes old versions, what failed attempts have left, and old runs."""
+
+import time
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from orchestration import OrchestrationError, counted
+
+if TYPE_CHECKING:
+    from orchestration.catalog.retention import Retention
+    from orchestration.instance.cleaning import Cleaning
+
+EPILOG = """\b
+Examples:
+  python -m orchestration clean
+  python -m orchestration clean --keep 3 --older-than 90d --yes
+
+Never removed: the latest good version, the starter partitions, and what a run works on or takes in.
+"""
+
+
+@click.command("clean", short_help="Remove old versions, failed logs and runs.", epilog=EPILOG)
+@click.option(
+    "--keep",
+    type=int,
+    metavar="N",
+    show_default=False,
+    help="Keep N versions of each product and template. [default: retention in products.yml, or 5]",
+)
+@click.option(
+    "--older-than",
+    metavar="AGE",
+    show_default=False,
+    help="Remove only what is older, such as 90d or 12h. [default: retention, or 30d]",
+)
+@click.option("--yes", is_flag=True, help="Remove it. Else it is only said what would be removed.")
+def command(keep: int | None, older_than: str | None, yes: bool) -> int:
+    """Remove old versions, what failed attempts have left, and old runs."""
+    from orchestration.catalog.checkout import checkout_root, products_file
+    from orchestration.catalog.products import read_products_file
+    from orchestration.instance.cleaning import Cleaner
+    from orchestration.instance.home import open_instance, prepare_dagster_home
+    from orchestration.lifecycle.results import lifecycle_dir
+
+    root = checkout_root()
+    file = read_products_file(products_file(root))
+    retention = _retention(file.retention, keep=keep, older_than=older_than)
+    prepare_dagster_home()
+    with open_instance(lambda _: None) as instance:
+        cleaner = Cleaner(
+            instance,
+            retention,
+            lifecycle=lifecycle_dir(),
+            root=root,
+            products=file.products,
+            now=time.time(),
+        )
+        cleaning = cleaner.remove() if yes else cleaner.find()
+    print("\n".join(_lines(cleaning, retention, lifecycle_dir(), is_done=yes)))
+    return 0
+
+
+def _retention(
+    configured: "Retention | None", *, keep: int | None, older_than: str | None
+) -> "Retention":
+    from pydantic import ValidationError
+
+    from orchestration.catalog.retention import Retention
+
+    given = {"keep": keep, "older_than": older_than}
+    known: dict[str, Any] = configured.model_dump() if configured else {}
+    try:
+        return Retention(**known | {name: value for name, value in given.items() if value})
+    except ValidationError as error:
+        [first, *_] = error.errors()
+        option = str(first["loc"][0]).replace("_", "-")
+        raise OrchestrationError(
+            f"--{option} {first['msg'].removeprefix('Value error, ')}"
+        ) from None
+
+
+def _lines(
+    cleaning: "Cleaning", retention: "Retention", lifecycle: Path, *, is_done: bool
+) -> Iterator[str]:
+    rows = [_row(found, lifecycle) for found in cleaning.found]
+    if cleaning.runs:
+        rows.append((f"{counted(len(cleaning.runs), 'run')} and their events", "", ""))
+    yield from _table(rows)
+    versions = sum(found.is_whole for found in cleaning.found)
+    parts = (
+        counted(versions, "version"),
+        counted(len(cleaning.found) - versions, "leftover"),
+        counted(len(cleaning.runs), "run"),
+    )
+    size = _megabytes(sum(found.bytes for found in cleaning.found))
+    days = retention.older_than / 86_400
+    yield (
+        f"{'Removed' if is_done else 'To be removed'}: {', '.join(parts)}; {size}. Kept: "
+        f"{counted(retention.keep, 'version')} of each, and all of the last {days:g} days."
+    )
+    if rows and not is_done:
+        yield "Nothing is removed yet: --yes does that."
+
+
+def _row(found: Any, lifecycle: Path) -> tuple[str, str, str]:
+    when = datetime.fromtimestamp(found.time).astimezone().strftime("%Y-%m-%d %H:%M")
+    return str(found.path.relative_to(lifecycle)), when, _megabytes(found.bytes)
+
+
+def _table(rows: Sequence[tuple[str, str, str]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(map(str.ljust, row, widths)).rstrip()
+
+
+def _megabytes(number: int) -> str:
+    return f"{number / 1e6:.1f} MB"

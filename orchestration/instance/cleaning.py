@@ -1,0 +1,202 @@
+"""What can go of results, runs and partition keys, and its removal."""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from dagster import (
+    AssetKey,
+    AssetRecordsFilter,
+    DagsterEventType,
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+    RunsFilter,
+)
+
+from orchestration import OrchestrationError
+from orchestration.catalog.checkout import product_folder, templates_folder
+from orchestration.catalog.ingest_templates import read_templates, templates_of
+from orchestration.catalog.names import (
+    INGEST,
+    build_partition_set,
+    ingest_partition_set,
+)
+from orchestration.catalog.products import Product
+from orchestration.catalog.recipes import recipe_inputs
+from orchestration.catalog.retention import Retention
+from orchestration.instance.database import compact, delete_runs
+from orchestration.lifecycle.cleaning import (
+    BUILDS,
+    INGESTS,
+    Found,
+    Result,
+    remove_set_aside,
+    results,
+    set_aside,
+    superfluous,
+)
+from orchestration.lifecycle.results import deciding, locked, locked_if_free
+
+# Dagster's own names: of the tag by which the UI finds a run's location, and of its partition's.
+REPOSITORY_TAG = ".dagster/repository"
+PARTITION_TAG = "dagster/partition"
+FINISHED = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
+UNFINISHED = [status for status in DagsterRunStatus if status not in FINISHED]
+BATCH = 500
+
+
+@dataclass(frozen=True)
+class Cleaning:
+    """What can go."""
+
+    found: Sequence[Found] = ()
+    runs: Sequence[str] = field(default=(), repr=False)
+    """Ids."""
+
+
+class Cleaner:
+    """Finds what can go by a retention, and removes it.
+
+    `products` are those of the checkout at `root`.
+    """
+
+    def __init__(
+        self,
+        instance: DagsterInstance,
+        retention: Retention,
+        *,
+        lifecycle: Path,
+        root: Path,
+        products: Sequence[Product],
+        now: float,
+    ) -> None:
+        self._instance, self._retention, self._now = instance, retention, now
+        self._lifecycle, self._root, self._products = lifecycle, root, products
+
+    def find(self) -> Cleaning:
+        """What there is to remove."""
+        found = superfluous(self._lifecycle, self._retention, now=self._now, in_use=self._in_use())
+        gone = {each.result for each in found if each.is_whole}
+        return Cleaning(found, self._old_runs(gone))
+
+    def remove(self) -> Cleaning:
+        """Removes it, and what a cleaning has left that was ended before it was done."""
+        with locked(self._lifecycle / "cleaning", waiting=lambda: None):
+            remove_set_aside(self._lifecycle, self._forget)
+            with deciding(self._lifecycle):
+                cleaning = self.find()
+                for each in cleaning.found:
+                    set_aside(each, self._lifecycle)
+            remove_set_aside(self._lifecycle, self._forget)
+            delete_runs(self._instance, cleaning.runs)
+            self._purge_ticks()
+            compact(self._instance)
+        return cleaning
+
+    def _forget(self, result: Result) -> None:
+        unfinished = self._instance.get_runs(RunsFilter(statuses=UNFINISHED))
+        if not any(_concerns(run, result) for run in unfinished):
+            self._instance.delete_dynamic_partition(_partition_set(result), result.key)
+
+    def _in_use(self) -> set[Result]:
+        """What a run works on, waits for, or takes in."""
+        everything = results(self._lifecycle)
+        unfinished = self._instance.get_runs(RunsFilter(statuses=UNFINISHED))
+        busy = {each for each in everything if any(_concerns(run, each) for run in unfinished)}
+        busy |= {each for each in everything if _is_locked(each, self._lifecycle)}
+        working = {(each.kind, each.name) for each in busy}
+        # Of one that has left nothing so far, the run alone tells.
+        for run in unfinished:
+            working |= {_of_asset(key) for key in run.asset_selection or ()}
+            working.add((BUILDS, _location(run)))
+        inputs = set(self._inputs(working))
+        return busy | {each for each in everything if (each.kind, each.name) in inputs}
+
+    def _inputs(self, working: Collection[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+        templates = templates_folder(self._root)
+        for product in self._products:
+            if (BUILDS, product.slug) in working:
+                recipe = product_folder(self._root, product.folder) / product.recipe
+                try:
+                    for name in templates_of(templates, recipe_inputs(recipe).datasets).values():
+                        yield INGESTS, name
+                except OrchestrationError:
+                    # What cannot be read takes nothing in.
+                    continue
+        if any(kind == INGESTS for kind, _ in working):
+            for template in read_templates(templates):
+                if (INGESTS, template.id) in working:
+                    yield from ((INGESTS, other) for other in template.depends_on)
+
+    def _old_runs(self, gone: Collection[Result]) -> list[str]:
+        """The runs that are old, and none of which is the last to have made what stays."""
+        before = datetime.fromtimestamp(self._now - self._retention.older_than, UTC)
+        old = self._instance.get_run_ids(RunsFilter(statuses=FINISHED, created_before=before))
+        if not old:
+            return []
+        kept = set(self._makers(gone))
+        return [run_id for run_id in old if run_id not in kept]
+
+    def _makers(self, gone: Collection[Result]) -> Iterator[str]:
+        """The runs that have made what there is of each asset and partition."""
+        kind = DagsterEventType.ASSET_MATERIALIZATION
+        for record in self._instance.get_asset_records():
+            entry = record.asset_entry
+            if entry.last_run_id:
+                yield entry.last_run_id
+            ids = self._instance.get_latest_storage_id_by_partition(entry.asset_key, kind)
+            own = _of_asset(entry.asset_key)
+            known = self._keys(own)
+            wanted = [
+                storage_id
+                for key, storage_id in ids.items()
+                if known is None or (key in known and Result(*own, key) not in gone)
+            ]
+            for start in range(0, len(wanted), BATCH):
+                batch = wanted[start : start + BATCH]
+                chosen = AssetRecordsFilter(asset_key=entry.asset_key, storage_ids=batch)
+                for made in self._instance.fetch_materializations(chosen, limit=BATCH).records:
+                    yield made.run_id
+
+    def _keys(self, asset: tuple[str, str]) -> set[str] | None:
+        """The partition keys of an ingest or a stage; None of anything else."""
+        slugs = {product.slug for product in self._products}
+        if asset[0] == INGESTS or asset[1] in slugs:
+            return set(self._instance.get_dynamic_partitions(_partition_set(Result(*asset, ""))))
+        return None
+
+    def _purge_ticks(self) -> None:
+        before = self._now - self._retention.older_than
+        for state in self._instance.all_instigator_state():
+            self._instance.purge_ticks(state.instigator_origin_id, state.selector_id, before)
+
+
+def _of_asset(key: AssetKey) -> tuple[str, str]:
+    """Kind and name of the results that materializations of the asset are."""
+    first, last = key.path[0], key.path[-1]
+    return (INGESTS, last) if first == INGEST else (BUILDS, first)
+
+
+def _location(run: DagsterRun) -> str:
+    return run.tags.get(REPOSITORY_TAG, "").rpartition("@")[2]
+
+
+def _concerns(run: DagsterRun, result: Result) -> bool:
+    key = run.tags.get(PARTITION_TAG)
+    if key is not None and key != result.key:
+        return False
+    if run.asset_selection:
+        return (result.kind, result.name) in map(_of_asset, run.asset_selection)
+    return _location(run) == (INGEST if result.kind == INGESTS else result.name)
+
+
+def _is_locked(result: Result, lifecycle: Path) -> bool:
+    with locked_if_free(result.path(lifecycle)) as is_free:
+        return not is_free
+
+
+def _partition_set(result: Result) -> str:
+    name = ingest_partition_set if result.kind == INGESTS else build_partition_set
+    return name(result.name)

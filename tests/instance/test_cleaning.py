@@ -1,0 +1,241 @@
+"""What can go goes, whenever that is interrupted; what is wanted stays."""
+
+import itertools
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from dagster import AssetKey, DagsterInstance, DagsterRun, DagsterRunStatus
+
+from orchestration import locations
+from orchestration.cli.main import main
+from orchestration.generator.generate import generate
+from orchestration.generator.render import LOCATIONS
+from orchestration.lifecycle.results import locked
+from tests.harness.forks import Fork
+from tests.harness.up_server import checkout_of, copy_project, write_products
+
+DAY = 86_400.0
+CLEAN = ["clean", "--keep", "1", "--older-than", "1d", "--yes"]
+NUMBERS = itertools.count()
+
+
+def command(modules: Path, arguments: Sequence[str]) -> int:
+    """The command line, with the locations that were generated elsewhere."""
+    locations.__path__ = [str(modules)]
+    return main(arguments)
+
+
+@dataclass(frozen=True)
+class Place:
+    project: Path
+    env: Mapping[str, str]
+
+    @property
+    def lifecycle(self) -> Path:
+        return Path(self.env["DCPY_LIFECYCLE_DATA_DIR"])
+
+    def run(self, *arguments: str, fails: bool = False) -> str:
+        """What a command prints."""
+        log = self.project / f"{next(NUMBERS)}.log"
+        modules = self.project / LOCATIONS
+        fork = Fork(command, modules, arguments, log=log, env=self.env)
+        assert bool(fork.wait()) is fails, fork.output
+        return fork.output
+
+    def clean(self, *arguments: str) -> str:
+        return self.run("clean", *arguments)
+
+    def instance(self) -> DagsterInstance:
+        return DagsterInstance.from_config(self.env["DAGSTER_HOME"] + "/.orchestration")
+
+    def keys(self, name: str) -> set[str]:
+        with self.instance() as instance:
+            return set(instance.get_dynamic_partitions(name))
+
+    def versions(self, template: str) -> set[str]:
+        folder = self.lifecycle / "ingest" / template
+        return {entry.name for entry in folder.iterdir() if entry.name[0] != "."}
+
+    def builds(self, slug: str) -> set[str]:
+        folder = self.lifecycle / "builds" / slug
+        return {entry.name for entry in folder.iterdir() if entry.name[0] != "."}
+
+    def age(self, days: float, *paths: str) -> None:
+        """Makes results look as old as that, and all that lies beside them."""
+        then = time.time() - days * DAY
+        for path in paths:
+            for entry in [self.lifecycle / path, *(self.lifecycle / path).glob("*")]:
+                os.utime(entry, (then, then), follow_symlinks=False)
+            for entry in (self.lifecycle / path).glob(".*"):
+                os.utime(entry, (then, then), follow_symlinks=False)
+
+
+@pytest.fixture
+def place(tmp_path: Path, sample_dcpy: Mapping[str, str]) -> Place:
+    """A project of the sample's templates and two products that are loaded."""
+    folder = tmp_path / "Ablage für alles"
+    folder.mkdir()
+    project = copy_project(folder)
+    write_products(project, {"good": "date > out.txt", "bad": "echo oh no; exit 3"})
+    env = {
+        **os.environ,
+        **sample_dcpy,
+        "DATA_ENGINEERING_ROOT": str(checkout_of(project)),
+        "DCPY_LIFECYCLE_DATA_DIR": str(folder / "lifecycle"),
+        "DAGSTER_HOME": str(folder / "dagster"),
+    }
+    generate(checkout_of(project), project)
+    return Place(project, env)
+
+
+def ingest(place: Place, *versions: str) -> None:
+    for version in versions:
+        place.run("materialize", "ingest/qpl_libraries", version)
+
+
+def build(place: Place, slug: str, *keys: str, fails: bool = False) -> None:
+    for key in keys:
+        load = place.lifecycle / "builds" / slug / key / "load"
+        load.mkdir(parents=True)
+        (load / "recipe.lock.yml").write_text(f"product: {slug}\n")
+        place.run("materialize", f"{slug}/build", key, fails=fails)
+
+
+def test_old_versions_go_with_their_keys_and_runs_and_the_latest_and_the_starters_stay(
+    place: Place,
+) -> None:
+    ingest(place, "2021", "2022", "2023", "2024")
+    build(place, "good", "main", "1-a", "2-b", "3-c")
+    build(place, "bad", "4-d", fails=True)
+    for days, key in ((50, "main"), (40, "1-a"), (30, "2-b"), (20, "3-c")):
+        place.age(days, f"builds/good/{key}")
+    place.age(60, "builds/bad/4-d")
+    place.age(40, "ingest/qpl_libraries")
+    for days, version in ((40, "2024"), (30, "2022"), (20, "2023"), (10, "2021")):
+        then = time.time() - days * DAY
+        link = place.lifecycle / "ingest" / "qpl_libraries" / version
+        os.utime(link, (then, then), follow_symlinks=False)
+
+    told = place.clean("--keep", "1", "--older-than", "15d")
+    assert "ingest/qpl_libraries/2022" in told
+    assert "builds/good/2-b" in told
+    assert "builds/bad/4-d" in told
+    assert "Nothing is removed yet" in told
+    assert place.versions("qpl_libraries") == {"2021", "2022", "2023", "2024"}
+
+    done = place.clean("--keep", "1", "--older-than", "15d", "--yes")
+    assert "Removed: 5 versions" in done
+    # The latest by time, and by version.
+    assert place.versions("qpl_libraries") == {"2021", "2024"} == place.keys("ingest_qpl_libraries")
+    assert place.builds("good") == {"main", "3-c"}
+    assert {"main", "3-c"} <= place.keys("build_good")
+    assert not place.keys("build_good") & {"1-a", "2-b"}
+    assert place.builds("bad") == set()
+    assert not list((place.lifecycle / ".removed").rglob("*.*"))
+    assert "Removed: 0 versions" in place.clean("--keep", "1", "--older-than", "15d", "--yes")
+    # What is left of it can be read, and the same version can be made again.
+    assert (place.lifecycle / "builds/good/3-c/build/out.txt").is_file()
+    ingest(place, "2022")
+    assert "2022" in place.keys("ingest_qpl_libraries")
+
+
+def test_runs_go_from_the_database_with_their_events_and_logs(place: Place) -> None:
+    ingest(place, "2024", "2024", "2024")
+    with place.instance() as instance:
+        before = [run.run_id for run in instance.get_runs()]
+    history = Path(place.env["DAGSTER_HOME"], "history", "runs")
+    assert all((history / f"{run}.db").exists() for run in before)
+    place.clean("--older-than", "0d", "--yes")
+    with place.instance() as instance:
+        [left] = [run.run_id for run in instance.get_runs()]
+        # It is the one that made what there is.
+        assert left == before[0]
+        event = instance.get_latest_materialization_event(AssetKey(["ingest", "qpl_libraries"]))
+        assert event
+        assert event.run_id == left
+    assert [run for run in before if (history / f"{run}.db").exists()] == [left]
+    stored = Path(place.env["DAGSTER_HOME"], "storage")
+    assert not any(path.name in before[1:] for path in stored.rglob("*"))
+
+
+def test_what_failed_attempts_have_left_goes(place: Place) -> None:
+    build(place, "bad", "main", fails=True)
+    folder = place.lifecycle / "builds" / "bad" / "main"
+    assert [entry for entry in folder.iterdir() if "failed.log" in entry.name]
+    workspaces = [entry for entry in folder.iterdir() if entry.name.endswith(".work")]
+    assert workspaces
+    # As a build can leave it.
+    (workspaces[0] / "locked").mkdir(mode=0o500)
+    assert "0 leftovers" in place.clean("--older-than", "1d", "--yes")
+    place.age(2, "builds/bad/main")
+    assert "0 versions, 3 leftovers" in place.clean("--older-than", "1d", "--yes")
+    assert sorted(entry.name for entry in folder.iterdir()) == ["load"]
+
+
+def test_what_is_worked_on_and_what_it_takes_in_stays(place: Place) -> None:
+    ingest(place, "2023", "2024")
+    recipe = checkout_of(place.project) / "products" / "good" / "recipe.yml"
+    recipe.write_text("name: g\nproduct: good\ninputs: {datasets: [{id: qpl_libraries}]}\n")
+    build(place, "good", "1-a", "2-b")
+    with locked(place.lifecycle / "builds" / "good" / "1-a", waiting=lambda: None):
+        place.clean("--keep", "1", "--older-than", "0d", "--yes")
+        assert place.versions("qpl_libraries") == {"2023", "2024"}
+        assert place.builds("good") == {"1-a", "2-b"}
+    # A run that waits for its turn has no lock.
+    waiting = DagsterRun(
+        job_name="build_good",
+        status=DagsterRunStatus.STARTED,
+        tags={".dagster/repository": "__repository__@good", "dagster/partition": "1-a"},
+    )
+    with place.instance() as instance:
+        instance.add_run(waiting)
+    place.clean("--keep", "1", "--older-than", "0d", "--yes")
+    assert place.versions("qpl_libraries") == {"2023", "2024"}
+    assert place.builds("good") == {"1-a", "2-b"}
+    with place.instance() as instance:
+        instance.delete_run(waiting.run_id)
+    place.clean("--keep", "1", "--older-than", "0d", "--yes")
+    assert place.versions("qpl_libraries") == {"2024"}
+    assert place.builds("good") == {"2-b"}
+
+
+def test_whenever_it_is_killed_nothing_is_half_removed_and_the_next_one_goes_on(
+    place: Place, tmp_path: Path
+) -> None:
+    ingest(place, "2040", "2041")
+    template = place.lifecycle / "ingest" / "qpl_libraries"
+    made = (template / "2041").resolve()
+    files = sorted(path.name for path in made.rglob("*"))
+    versions = {f"{year}" for year in range(2000, 2020)}
+    seen = set()
+    for number in range(7):
+        for version in versions - place.versions("qpl_libraries"):
+            folder = template / f".{version}.{int(version) + number:08x}"
+            shutil.copytree(made, folder)
+            (template / version).symlink_to(folder.name)
+            for entry in (folder, template / version):
+                os.utime(entry, (0, 0), follow_symlinks=False)
+        with place.instance() as instance:
+            instance.add_dynamic_partitions("ingest_qpl_libraries", sorted(versions))
+        fork = Fork(main, CLEAN, log=tmp_path / "log", env=place.env)
+        time.sleep(0.2 + 0.07 * number)
+        seen.add(fork.is_running)
+        fork.kill()
+        fork.wait()
+        left = place.versions("qpl_libraries")
+        # A version is there as a whole, and Dagster has its key, or it is not.
+        assert left <= place.keys("ingest_qpl_libraries")
+        for version in left:
+            there = sorted(path.name for path in (template / version).resolve().rglob("*"))
+            assert there == files
+    assert True in seen
+    place.run(*CLEAN)
+    assert place.versions("qpl_libraries") == {"2040", "2041"}
+    assert place.keys("ingest_qpl_libraries") == {"2040", "2041"}
+    assert not [entry.name for entry in template.iterdir() if "204" not in entry.name]
+    assert not list((place.lifecycle / ".removed").rglob("20*"))
