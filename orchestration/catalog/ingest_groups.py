@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from orchestration.catalog.checks import Checks
 from orchestration.catalog.fields import Text
 from orchestration.catalog.names import slug_of
 from orchestration.catalog.retries import Retries
@@ -44,6 +45,11 @@ class IngestGroup(BaseModel):
         description="The version to ingest: `source`, which is the one that the source has now, "
         "and only where it is not there yet; or a Jinja template over `date` and `time`, such as "
         "\"{{ date.strftime('%Y%m%d') }}\".",
+    )
+
+    checks: Checks = Field(
+        default=Checks(),
+        description="What it does when a version is empty, or differs from the one before.",
     )
 
     @property
@@ -84,3 +90,17 @@ class Ingest(BaseModel):
         description="How often an ingest is tried again that failed for what may pass. Default: "
         "as `defaults` says.",
     )
+    checks: Checks = Field(
+        default=Checks(),
+        description="What it does when a version is empty, or differs from the one before. "
+        "Default: as `defaults` says.",
+    )
+
+    def checks_of(self, template_id: str) -> Checks:
+        """Those of all templates, with what the first of its groups that has some says instead."""
+        said = (
+            group.checks.model_dump(exclude_unset=True)
+            for group in self.groups
+            if "checks" in group.model_fields_set and group.members([template_id])
+        )
+        return self.checks.model_copy(update=next(said, {}))

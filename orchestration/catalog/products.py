@@ -23,6 +23,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from orchestration.catalog.checks import Checks
 from orchestration.catalog.fields import Text, checked_text, rendered
 from orchestration.catalog.ingest_groups import Ingest
 from orchestration.catalog.names import slug_of
@@ -206,6 +207,11 @@ class ProductDefaults(BaseModel):
         "mapping of `cron`, `timezone` and `partition`; or a list of these. An empty list takes "
         "back what `defaults` says.",
     )
+    checks: Checks = Field(
+        Checks(),
+        description="What it does when a build is empty, or differs from the one before. What "
+        "`defaults` says is added to a product's own.",
+    )
 
 
 class Product(ProductDefaults):
@@ -256,16 +262,21 @@ class ProductsFile(BaseModel):
             for product in self.products
         )
         # Ingest has no product whose defaults these are.
-        ingest = self.ingest
-        if self.defaults and "retries" not in ingest.model_fields_set:
-            ingest = ingest.model_copy(update={"retries": self.defaults.retries})
+        ingest = self.ingest.model_copy(
+            update={
+                name: getattr(self.defaults, name)
+                for name in ("retries", "checks")
+                if self.defaults and name not in self.ingest.model_fields_set
+            }
+        )
         return self.model_copy(update={"products": products, "ingest": ingest})
 
 
 def _merged(defaults: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     merged = defaults | own
-    if "env" in merged:
-        merged["env"] = defaults.get("env", {}) | own.get("env", {})
+    for name in ("env", "checks"):
+        if name in merged:
+            merged[name] = defaults.get(name, {}) | own.get(name, {})
     return merged
 
 

@@ -1,31 +1,39 @@
 """Between an asset and the work of its stage: how the run sees what was done, or why it was not."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from dagster import (
+    AssetCheckResult,
+    AssetCheckSeverity,
+    AssetCheckSpec,
     AssetExecutionContext,
+    AssetKey,
     Backoff,
     Failure,
     MaterializeResult,
     MetadataValue,
+    Output,
     RetryPolicy,
     RetryRequested,
 )
 
 from orchestration.catalog.retries import Retries
-from orchestration.definitions.metadata import metadata_of, tail_of
+from orchestration.definitions.metadata import metadata_of, metadata_of_check, tail_of
+from orchestration.lifecycle.checks import CheckFailed
 from orchestration.lifecycle.child import StageFailed
-from orchestration.lifecycle.outcomes import Outcome
+from orchestration.lifecycle.outcomes import Built, CheckResult, Ingested, Outcome
+
+Event = MaterializeResult[None] | AssetCheckResult | Output[None]
 
 BACKOFFS = {"constant": None, "linear": Backoff.LINEAR, "exponential": Backoff.EXPONENTIAL}
 
 
 def execute(
     work: Callable[[], Outcome], context: AssetExecutionContext, retries: Retries, stage: str
-) -> MaterializeResult[None]:
-    """Does the work of the stage, and gives the materialization with its metadata.
+) -> Iterator[Event]:
+    """Does the work of the stage, and gives the materialization, and the results of its checks.
 
     Raises Failure with the sentence that says why the work was not done, or RetryRequested where
     that may pass.
@@ -38,8 +46,10 @@ def execute(
         context.log.info(f"Trying again in {seconds:g} seconds ({attempt} of {times}).")
         time.sleep(seconds)
     try:
-        return MaterializeResult(metadata=metadata_of(work()))
+        outcome = work()
     except StageFailed as failed:
+        if isinstance(failed, CheckFailed):
+            yield from check_events(failed.results, context)
         metadata: dict[str, Any] = {}
         if failed.finished:
             metadata = {
@@ -55,6 +65,37 @@ def execute(
             # Not by a policy of the asset's, by which what is cancelled is tried again, too.
             raise RetryRequested(max_retries=times) from failure
         raise failure from failed.__cause__
+    yield MaterializeResult(metadata=metadata_of(outcome))
+    if isinstance(outcome, Ingested | Built):
+        yield from check_events(outcome.checks, context)
+
+
+def check_specs(key: AssetKey, checks: Mapping[str, str]) -> list[AssetCheckSpec]:
+    """Declares the checks, names and what they check, of the asset with that key."""
+    return [
+        AssetCheckSpec(name, asset=key, description=description)
+        for name, description in checks.items()
+    ]
+
+
+def check_events(
+    results: Sequence[CheckResult], context: AssetExecutionContext
+) -> Iterator[AssetCheckResult | Output[None]]:
+    """The results of the asset's checks. Of a check without a result nothing is said."""
+    by_name = {result.name: result for result in results}
+    for output, spec in context.assets_def.node_check_specs_by_output_name.items():
+        if result := by_name.get(spec.name):
+            yield AssetCheckResult(
+                check_name=result.name,
+                asset_key=spec.asset_key,
+                passed=result.passed,
+                severity=AssetCheckSeverity.ERROR if result.is_error else AssetCheckSeverity.WARN,
+                description=result.said,
+                metadata=metadata_of_check(result, partition_of(context)),
+            )
+        else:
+            # Dagster expects an output for each check.
+            yield Output(None, output_name=output)
 
 
 def partition_of(context: AssetExecutionContext) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,6 @@ from dagster import (
     Config,
     Definitions,
     LastPartitionMapping,
-    MaterializeResult,
     MetadataValue,
     get_dagster_logger,
     in_process_executor,
@@ -23,15 +23,18 @@ from dagster import (
 from pydantic import Field
 
 from orchestration.catalog.checkout import checkout_root, templates_folder
+from orchestration.catalog.checks import Checks
 from orchestration.catalog.ingest_groups import Ingest
 from orchestration.catalog.ingest_templates import IngestTemplate, read_templates
 from orchestration.catalog.names import INGEST
 from orchestration.catalog.retries import Retries
-from orchestration.definitions.execution import execute, partition_of
+from orchestration.definitions.execution import Event, check_specs, execute, partition_of
 from orchestration.definitions.partitions import ingest_partitions
+from orchestration.lifecycle.checks import INGEST_CHECKS
 from orchestration.lifecycle.ingest import ingest
 
 RETRIES = Retries()
+CHECKS = Checks()
 
 
 class IngestConfig(Config):
@@ -55,26 +58,36 @@ def ingest_definitions(**fields: Any) -> Definitions:
     The arguments are the fields of `ingest` in products.yml. Raises OrchestrationError when the
     checkout has no ingest_templates.
     """
-    retries = Ingest(**fields).retries
+    settings = Ingest(**fields)
     templates = read_templates(templates_folder(checkout_root()))
     for template in templates:
         for complaint in filter(None, (template.problem, *template.warnings)):
             get_dagster_logger().warning(f"Ingest template {template.id}: {complaint}")
     return Definitions(
-        assets=[build_ingest_asset(template=template, retries=retries) for template in templates],
+        assets=[
+            build_ingest_asset(
+                template=template,
+                retries=settings.retries,
+                checks=settings.checks_of(template.id),
+            )
+            for template in templates
+        ],
         executor=in_process_executor,
     )
 
 
-def build_ingest_asset(*, template: IngestTemplate, retries: Retries = RETRIES) -> AssetsDefinition:
+def build_ingest_asset(
+    *, template: IngestTemplate, retries: Retries = RETRIES, checks: Checks = CHECKS
+) -> AssetsDefinition:
     """The asset of one template; its partition key is the version handed to dcpy's `ingest`."""
     name = f"ingest__{_identifier(template.id)}"
+    key = AssetKey(["ingest", template.id])
 
     @multi_asset(
         name=name,
         specs=[
             AssetSpec(
-                key=AssetKey(["ingest", template.id]),
+                key=key,
                 deps=[
                     AssetDep(AssetKey(["ingest", other]), partition_mapping=LastPartitionMapping())
                     for other in template.depends_on
@@ -86,16 +99,15 @@ def build_ingest_asset(*, template: IngestTemplate, retries: Retries = RETRIES) 
                 metadata=_metadata(template),
             )
         ],
+        check_specs=check_specs(key, INGEST_CHECKS),
         partitions_def=ingest_partitions(template.id),
         pool=name,
     )
-    def ingest_asset(
-        context: AssetExecutionContext, config: IngestConfig
-    ) -> MaterializeResult[None]:
+    def ingest_asset(context: AssetExecutionContext, config: IngestConfig) -> Iterator[Event]:
         options = config.model_dump()
         version = partition_of(context)
-        work = partial(ingest, template, version, options, context.log)
-        return execute(work, context, retries, INGEST)
+        work = partial(ingest, template, version, options, checks, context.log)
+        yield from execute(work, context, retries, INGEST)
 
     return ingest_asset
 

@@ -1,7 +1,7 @@
 """Materialization metadata in the form that Dagster's UI shows best."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dagster import (
@@ -16,6 +16,7 @@ from dagster import (
 from orchestration.catalog.git import Commit
 from orchestration.lifecycle.outcomes import (
     Built,
+    CheckResult,
     Ingested,
     Loaded,
     Outcome,
@@ -27,13 +28,20 @@ from orchestration.lifecycle.outcomes import (
 from orchestration.lifecycle.results import size_of
 
 MAX_FILES_SHOWN = 50
+MAX_TABLES_SHOWN = 40
+MAX_PREVIEWS = 10
 
 
 def metadata_of(outcome: Outcome) -> dict[str, Any]:
     """What is shown of a stage's work."""
     match outcome:
-        case Ingested(version, datasets, process):
-            own = {"version": version, **_ingested(datasets)}
+        case Ingested(version, datasets, _, process):
+            counted = [{**each, "columns": len(each.get("columns", ()))} for each in datasets]
+            own = {
+                "version": version,
+                "datasets": table(counted, ("id", "version", "rows", "columns", "file")),
+                **_of_tables(datasets),
+            }
         case Planned(version, datasets, lock_file, process):
             fields = ("id", "version", "source", "file_type", "destination")
             own = {
@@ -42,12 +50,13 @@ def metadata_of(outcome: Outcome) -> dict[str, Any]:
                 "lock_file": MetadataValue.path(str(lock_file)),
             }
         case Loaded(datasets, process):
-            fields = ("id", "version", "file_type", "destination_type", "destination")
-            own = {"datasets": table(datasets, fields)}
-        case Built(commands, commit, outputs, process):
+            shown = ("id", "version", "file_type", "destination_type", "destination", "rows")
+            own = {"datasets": table(datasets, shown), **_of_tables(datasets)}
+        case Built(commands, commit, outputs, tables, _, process):
             own = {
                 "commands": table(commands, ("name", "command", "seconds")),
                 "outputs": table(_grouped(outputs), ("file", "bytes")),
+                **_of_tables(tables),
                 **_of_checkout(commit),
             }
         case Packaged(note):
@@ -55,20 +64,43 @@ def metadata_of(outcome: Outcome) -> dict[str, Any]:
     return {**own, **_of_process(process)}
 
 
-def _ingested(datasets: Rows) -> dict[str, Any]:
-    counted = [{**dataset, "columns": len(dataset["columns"])} for dataset in datasets]
-    # Dagster's own names, by which its catalogue finds them; of an asset it shows one schema.
-    schema = "dagster/column_schema" if len(datasets) == 1 else "column_schema/{id}"
+def metadata_of_check(result: CheckResult, partition: str) -> dict[str, Any]:
+    """What is shown of a check: its numbers, of which Dagster draws a plot each, and its tables."""
+    shown: dict[str, Any] = {"partition": partition, **result.numbers}
+    if result.tables:
+        shown["by_table"] = table(result.tables, list(result.tables[0]))
+    return shown
+
+
+def _of_tables(tables: Rows) -> dict[str, Any]:
+    """Rows and columns under Dagster's own names, by which its catalogue finds them."""
+    readable = [each for each in tables if "columns" in each]
+    if not readable:
+        return {}
+    shown = readable[:MAX_TABLES_SHOWN]
+    is_single = len(readable) == 1
+    # Dagster shows one schema of an asset: where there are several tables, it has those of all.
+    columns = [
+        TableColumn(("" if is_single else f"{each['name']}: ") + column["name"], column["type"])
+        for each in shown
+        for column in each["columns"]
+    ]
     return {
-        "datasets": table(counted, ("id", "version", "rows", "columns", "file")),
-        "dagster/row_count": sum(dataset["rows"] for dataset in datasets),
+        "dagster/row_count": sum(each["rows"] for each in readable),
+        "dagster/column_schema": TableSchema(columns),
+        **({} if is_single else {f"rows/{each['name']}": each["rows"] for each in shown}),
         **{
-            schema.format(id=dataset["id"]): TableSchema(
-                [TableColumn(column["name"], column["type"]) for column in dataset["columns"]]
-            )
-            for dataset in datasets
+            "preview" if is_single else f"preview/{each['name']}": _preview(each)
+            for each in shown[:MAX_PREVIEWS]
+            if each.get("preview")
         },
     }
+
+
+def _preview(found: Mapping[str, Any]) -> TableMetadataValue:
+    names = [column["name"] for column in found["columns"]]
+    rows = [dict(zip(names, row, strict=False)) for row in found["preview"]]
+    return table(rows, names[: len(found["preview"][0])])
 
 
 def table(rows: Rows, fields: Sequence[str]) -> TableMetadataValue:
@@ -78,7 +110,7 @@ def table(rows: Rows, fields: Sequence[str]) -> TableMetadataValue:
 
 
 def _cell(value: Any) -> int | float | str:
-    return value if isinstance(value, int | float) else str(value or "")
+    return value if isinstance(value, int | float) else str("" if value is None else value)
 
 
 def _grouped(outputs: Rows) -> Rows:

@@ -1,6 +1,6 @@
 """The assets of a product's build: plan, load, build, package."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dagster import (
@@ -12,7 +12,6 @@ from dagster import (
     Config,
     Definitions,
     LastPartitionMapping,
-    MaterializeResult,
     MetadataValue,
     define_asset_job,
     get_dagster_logger,
@@ -27,9 +26,10 @@ from orchestration.catalog.ingest_templates import templates_of
 from orchestration.catalog.names import STAGES, build_job
 from orchestration.catalog.products import Product
 from orchestration.catalog.recipes import recipe_inputs
-from orchestration.definitions.execution import execute, partition_of
+from orchestration.definitions.execution import Event, check_specs, execute, partition_of
 from orchestration.definitions.partitions import build_partitions
 from orchestration.definitions.team import with_team_definitions
+from orchestration.lifecycle.checks import BUILD_CHECKS
 from orchestration.lifecycle.stages import run_stage
 
 DESCRIPTIONS = {
@@ -109,8 +109,9 @@ def build_stage_asset(
     """The asset of one stage of a product's build."""
     description, kinds = DESCRIPTIONS[stage]
     recipe = f"products/{product.folder}/{product.recipe}"
+    key = AssetKey([product.slug, stage])
 
-    def run(context: AssetExecutionContext, *, resumes: bool = False) -> MaterializeResult[None]:
+    def run(context: AssetExecutionContext, *, resumes: bool = False) -> Iterator[Event]:
         partition = partition_of(context)
         return execute(
             lambda: run_stage(product, stage, partition, context.log, resumes=resumes),
@@ -119,17 +120,17 @@ def build_stage_asset(
             stage,
         )
 
-    def stage_asset(context: AssetExecutionContext) -> MaterializeResult[None]:
-        return run(context)
+    def stage_asset(context: AssetExecutionContext) -> Iterator[Event]:
+        yield from run(context)
 
-    def build_asset(context: AssetExecutionContext, config: BuildConfig) -> MaterializeResult[None]:
-        return run(context, resumes=config.resume)
+    def build_asset(context: AssetExecutionContext, config: BuildConfig) -> Iterator[Event]:
+        yield from run(context, resumes=config.resume)
 
     asset = multi_asset(
         name=f"{product.slug}__{stage}",
         specs=[
             AssetSpec(
-                key=AssetKey([product.slug, stage]),
+                key=key,
                 deps=deps,
                 description="\n\n".join(filter(None, [product.description, description])),
                 group_name=product.slug,
@@ -144,6 +145,7 @@ def build_stage_asset(
                 },
             )
         ],
+        check_specs=check_specs(key, BUILD_CHECKS) if stage == "build" else (),
         partitions_def=build_partitions(product.slug),
         pool=f"build_{product.slug}",
     )

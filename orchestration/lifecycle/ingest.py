@@ -5,20 +5,27 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestration.catalog.checkout import checkout_root, templates_folder
+from orchestration.catalog.checks import Checks
 from orchestration.catalog.ingest_templates import IngestTemplate, templates_of
 from orchestration.catalog.partition_keys import check_key
+from orchestration.lifecycle.checks import check_tables, publishable
 from orchestration.lifecycle.child import StageFailed
 from orchestration.lifecycle.environment import base_environment, dcpy_python
 from orchestration.lifecycle.outcomes import Ingested
 from orchestration.lifecycle.redaction import Redactor
 from orchestration.lifecycle.results import in_use, ingest_result, lifecycle_dir, staged
 from orchestration.lifecycle.step_runner import failing, run_step
+from orchestration.lifecycle.tables import earlier, keep_tables, version_before
 
 
 def ingest(
-    template: IngestTemplate, version: str, options: Mapping[str, Any], logger: logging.Logger
+    template: IngestTemplate,
+    version: str,
+    options: Mapping[str, Any],
+    checks: Checks,
+    logger: logging.Logger,
 ) -> Ingested:
-    """Ingests the version, with dcpy's `options`, in a process of its own.
+    """Ingests the version, with dcpy's `options`, in a process of its own, and checks it.
 
     Another run on that version is waited for. Raises StageFailed, whose text names the template.
     """
@@ -61,4 +68,14 @@ def ingest(
                 result=result,
                 staging=staging,
             )
-    return Ingested(version, step.data["datasets"], step.process)
+            tables = step.data["datasets"]
+            keep_tables(staging.folder, "ingest", version, tables)
+            before = version_before(result, "ingest")
+            results = check_tables(
+                tables,
+                version,
+                checks,
+                {"": earlier(before, "ingest", f"version {before.name}") if before else None},
+            )
+            publishable(results, subject, staging, logger)
+    return Ingested(version, tables, results, step.process)

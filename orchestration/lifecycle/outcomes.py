@@ -1,7 +1,7 @@
 """What each stage tells of its work."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,27 @@ class Process:
 
 
 @dataclass(frozen=True)
+class CheckResult:
+    """How a check of a stage's result went."""
+
+    name: str
+    passed: bool
+    is_error: bool
+    """Whether a failure keeps the result from being published."""
+    said: str
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    tables: Rows = ()
+    """A row for each table."""
+
+
+@dataclass(frozen=True)
 class Ingested:
     """What ingest did."""
 
     version: str
     datasets: Rows
-    """Of each: id, version, file, rows, and columns with their name and type."""
+    """Of each: id, version, file, and what `steps/tabular.py` gives of it as a table."""
+    checks: Sequence[CheckResult]
     process: Process
 
 
@@ -47,7 +62,7 @@ class Loaded:
     """What load did."""
 
     datasets: Rows
-    """Of each: id, version, file_type, destination_type, destination."""
+    """Of each: id, version, file_type, destination_type, destination, rows, and columns."""
     process: Process
 
 
@@ -61,6 +76,9 @@ class Built:
     """What was checked out when the build began."""
     outputs: Rows
     """Of each file: file, bytes."""
+    tables: Rows
+    """Those of the files that are tabular, as `steps/tabular.py` gives them."""
+    checks: Sequence[CheckResult]
     process: Process
 
 

@@ -58,7 +58,7 @@ def make_private(folder: Path) -> Path:
     return folder
 
 
-@dataclass(frozen=True)
+@dataclass
 class Staging:
     """A new result in the making."""
 
@@ -68,6 +68,11 @@ class Staging:
     """The log to write; it goes into the result, or where `failed_log` says."""
     work: Path
     """A folder to create for what is needed meanwhile; it goes with the attempt."""
+    is_aside: bool = False
+
+    def keep_aside(self) -> None:
+        """Has the result stay where it is until the next attempt, though it is not published."""
+        self.is_aside = True
 
 
 def failed_log(result: Path, stage: str) -> Path:
@@ -95,8 +100,9 @@ def staged(
     log, work = (folder.with_name(f"{folder.name}.{suffix}") for suffix in ("log", "work"))
     if resumes and failed_log(result, stage).exists():
         failed_log(result, stage).rename(log)
+    staging = Staging(folder, log, work)
     try:
-        yield Staging(folder, log, work)
+        yield staging
         log.touch()
         log.rename(folder / f"{stage}.log")
         _point(result, folder)
@@ -105,7 +111,9 @@ def staged(
         if _current(result) != folder.name:
             if log.exists():
                 log.replace(failed_log(result, stage))
-            if not (keeps_unfinished and work.exists()):
+            if staging.is_aside:
+                shutil.rmtree(work, ignore_errors=True)
+            elif not (keeps_unfinished and work.exists()):
                 shutil.rmtree(folder, ignore_errors=True)
                 shutil.rmtree(work, ignore_errors=True)
         raise

@@ -3,7 +3,7 @@
 import filecmp
 import logging
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from orchestration.catalog.products import Command, Product, build_name
 from orchestration.catalog.recipes import RecipeInputs, recipe_inputs
 from orchestration.catalog.templated_yaml import YAML_LOADER
 from orchestration.lifecycle import child
+from orchestration.lifecycle.checks import check_tables, publishable
 from orchestration.lifecycle.child import StageFailed
 from orchestration.lifecycle.environment import (
     base_environment,
@@ -27,7 +28,16 @@ from orchestration.lifecycle.environment import (
     load_environment,
     product_environment,
 )
-from orchestration.lifecycle.outcomes import Built, Loaded, Outcome, Packaged, Planned, Process
+from orchestration.lifecycle.outcomes import (
+    Built,
+    CheckResult,
+    Loaded,
+    Outcome,
+    Packaged,
+    Planned,
+    Process,
+    Rows,
+)
 from orchestration.lifecycle.redaction import Redactor
 from orchestration.lifecycle.results import (
     LOCK_FILE,
@@ -39,6 +49,7 @@ from orchestration.lifecycle.results import (
     staged,
 )
 from orchestration.lifecycle.step_runner import StepResult, failing, run_step
+from orchestration.lifecycle.tables import earlier, keep_tables, newest, tables_in
 from orchestration.lifecycle.workspace import Workspace, private_lifecycle
 
 PRIVATE_LIFECYCLE = "lifecycle"
@@ -245,8 +256,39 @@ def _build(build: Build, logger: logging.Logger) -> Built:
             tail = finished.tail
         workspace.collect(logger)
         outputs = _outputs(staging.folder, loaded)
+        tables = tables_in(
+            outputs,
+            logger,
+            subject=f"{build.subject}, checks",
+            env=env,
+            redact=redact,
+            root=build.root,
+            python=build.python,
+            result=result,
+            staging=staging,
+        )
+        results = _check(build, str(lock.get("version")), tables, staging, logger)
     seconds = sum(done["seconds"] for done in workspace.done)
-    return Built(workspace.done, commit, outputs, Process(seconds, tail, result))
+    return Built(
+        workspace.done, commit, outputs, tables or (), results, Process(seconds, tail, result)
+    )
+
+
+def _check(
+    build: Build, version: str, tables: Rows | None, staging: Staging, logger: logging.Logger
+) -> Sequence[CheckResult]:
+    if tables is None:
+        return []
+    keep_tables(staging.folder, "build", version, tables)
+    result = build.folder / "build"
+    last = earlier(result, "build", f"the last build of {build.partition!r}")
+    others = set(build.folder.parent.iterdir()) - {build.folder}
+    newest_other = newest([other / "build" for other in others], "build")
+    other = earlier(newest_other, "build", repr(newest_other.parent.name)) if newest_other else None
+    baselines = {"": last, "_of_other_version": other}
+    results = check_tables(tables, version, build.product.checks, baselines)
+    publishable(results, build.subject, staging, logger)
+    return results
 
 
 def _what(product: Product, command: Command) -> str:

@@ -73,7 +73,7 @@ def run_step(
         "checkout": str(root),
         "python_is_chosen": is_chosen,
     }
-    staging.work.mkdir()
+    staging.work.mkdir(exist_ok=True)
     request, report = staging.work / "parameters.json", staging.work / "report.json"
     request.write_text(json.dumps(given), encoding="utf-8")
     finished = child.run(

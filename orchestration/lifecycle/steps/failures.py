@@ -34,7 +34,7 @@ def explain(error: Exception, parameters: Mapping[str, Any]) -> tuple[str, bool]
 def rows(stage: str) -> Iterator[dict[str, Any]]:
     """The table's rows for the stage, in their order, with their fragments in the sentences."""
     table = tomllib.loads(TABLE.read_text(encoding="utf-8"))
-    for row in table[stage] + table["any"]:
+    for row in table.get(stage, []) + table["any"]:
         said = [row["say"]] if isinstance(row["say"], str) else row["say"]
         for name, fragment in table["fragments"].items():
             said = [sentence.replace(f"{{{name}}}", fragment) for sentence in said]

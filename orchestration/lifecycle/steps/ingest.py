@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import step
+import tabular
 
 # What these options ask for happens in the storage only.
 NEED_PUSH = ("latest", "overwrite_okay")
 
 
 def ingest(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Ingests the template; gives each dataset's id, version, file, rows and columns."""
+    """Ingests the template; gives each dataset's id, version, file, and what is in it."""
     from dcpy.lifecycle.ingest.run import ingest as dcpy_ingest
 
     call = bind(dcpy_ingest, parameters)
@@ -51,28 +52,10 @@ def bind(dcpy_ingest: Callable[..., Any], parameters: dict[str, Any]) -> inspect
 
 def describe(folder: Path, dataset: Any) -> dict[str, Any]:
     """The dataset as its parquet file has it."""
-    import duckdb
-
-    path = folder / dataset.id / f"{dataset.id}.parquet"
-    with duckdb.connect() as connection:
-        [(rows,)] = connection.execute(
-            "SELECT num_rows FROM parquet_file_metadata(?)", [str(path)]
-        ).fetchall()
-        columns = connection.execute(
-            "DESCRIBE SELECT * FROM read_parquet(?)", [str(path)]
-        ).fetchall()
-    return {
-        "id": dataset.id,
-        "version": dataset.version,
-        "file": str(path.relative_to(folder)),
-        "rows": rows,
-        "columns": [{"name": name, "type": _type(kind)} for name, kind, *_ in columns],
-    }
-
-
-def _type(kind: str) -> str:
-    # A geometry's type spells out its whole coordinate system.
-    return "GEOMETRY" if kind.startswith("GEOMETRY") else kind
+    file = f"{dataset.id}/{dataset.id}.parquet"
+    with tabular.connect() as connection:
+        [table] = tabular.describe(connection, folder, file)
+    return {**table, "name": dataset.id, "id": dataset.id, "version": dataset.version, "file": file}
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ class StepProblem(Exception):
     """Something found before dcpy was called; its text is the sentence for the user."""
 
 
-def run(work: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+def run(work: Callable[[dict[str, Any]], dict[str, Any]], *, needs_dcpy: bool = True) -> None:
     """Runs a step: `work` gets the parameters, and what it returns is reported.
 
     The command line names the file of the parameters and that of the report, both JSON. An
@@ -31,7 +31,8 @@ def run(work: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     # Python put this folder first, where its `plan` and `load` would pass for somebody else's.
     sys.path.remove(str(Path(__file__).parent))
     parameters, report = map(Path, sys.argv[1:])
-    answer, code = _outcome(work, json.loads(parameters.read_text(encoding="utf-8")))
+    given = json.loads(parameters.read_text(encoding="utf-8"))
+    answer, code = _outcome(work, given, needs_dcpy=needs_dcpy)
     new = report.with_suffix(".new")
     new.write_text(json.dumps(answer), encoding="utf-8")
     new.rename(report)
@@ -40,11 +41,15 @@ def run(work: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
 
 
 def _outcome(
-    work: Callable[[dict[str, Any]], dict[str, Any]], parameters: dict[str, Any]
+    work: Callable[[dict[str, Any]], dict[str, Any]],
+    parameters: dict[str, Any],
+    *,
+    needs_dcpy: bool,
 ) -> tuple[dict[str, Any], int]:
     checkout = Path(parameters["checkout"])
     try:
-        if problem := problem_with_dcpy(checkout, is_chosen=parameters["python_is_chosen"]):
+        is_chosen = parameters["python_is_chosen"]
+        if needs_dcpy and (problem := problem_with_dcpy(checkout, is_chosen=is_chosen)):
             raise StepProblem(problem)
         # Recipes name preprocessors by their path from the checkout, or from the product's folder.
         sys.path.append(str(checkout))

@@ -1,0 +1,129 @@
+"""What tabular files hold: parquet, CSV and DuckDB. On DuckDB alone, without its extensions."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+PREVIEW_ROWS = 10
+PREVIEW_COLUMNS = 40
+CELL_CHARACTERS = 60
+MAX_TABLES = 200
+
+
+def connect() -> Any:
+    """A database in memory that fetches nothing from the network.
+
+    Raises ImportError where this interpreter has no DuckDB.
+    """
+    import duckdb
+
+    return duckdb.connect(
+        config={"autoinstall_known_extensions": False, "memory_limit": "700MB", "threads": 2}
+    )
+
+
+def describe(connection: Any, folder: Path, file: str) -> list[dict[str, Any]]:
+    """The tables of a file below the folder: one, or as many as a DuckDB database has.
+
+    Of each: name, rows, columns with their name and type, and `preview`, its first rows as texts.
+    Of a file that cannot be read: name, and `problem`, a sentence.
+    """
+    import duckdb
+
+    try:
+        with tables(connection, folder / file) as found:
+            return [
+                {"name": f"{file}: {name}" if name else file, **described(connection, source)}
+                for name, source in found[:MAX_TABLES]
+            ]
+    except duckdb.Error as error:
+        return [{"name": file, "problem": str(error).partition("\n")[0]}]
+
+
+@contextmanager
+def tables(connection: Any, path: Path, alias: str = "file") -> Iterator[list[tuple[str, str]]]:
+    """The file's tables, each with its name in the file, and what it is called in SQL."""
+    if path.suffix == ".parquet":
+        yield [("", f"read_parquet({_pattern(path)}, hive_partitioning = false)")]
+    elif path.suffix == ".csv":
+        yield [("", _csv(connection, path))]
+    else:
+        connection.execute(f"ATTACH {_text(path)} AS {alias} (READ_ONLY)")
+        try:
+            rows = connection.execute(
+                "SELECT schema_name, table_name FROM duckdb_tables() "
+                "WHERE database_name = ? ORDER BY ALL",
+                [alias],
+            ).fetchall()
+            yield [
+                (
+                    table if schema == "main" else f"{schema}.{table}",
+                    f"{alias}.{quoted(schema)}.{quoted(table)}",
+                )
+                for schema, table in rows
+            ]
+        finally:
+            connection.execute(f"DETACH {alias}")
+
+
+def _csv(connection: Any, path: Path) -> str:
+    import duckdb
+
+    # The header is never guessed: a column of words would lose its name.
+    options = "header = true, hive_partitioning = false"
+    source = f"read_csv({_pattern(path)}, {options})"
+    try:
+        connection.execute(f"SELECT count(*) FROM {source}")
+    except duckdb.InvalidInputException:
+        # Each byte is a character of it.
+        source = f"read_csv({_pattern(path)}, {options}, encoding = 'latin-1')"
+    return source
+
+
+def described(connection: Any, source: str) -> dict[str, Any]:
+    """The rows, columns and preview of what `source` is in SQL."""
+    columns = [
+        (name, kind_of(kind))
+        for name, kind, *_ in connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()
+    ]
+    [(rows,)] = connection.execute(f"SELECT count(*) FROM {source}").fetchall()
+    shown = ", ".join(_shown(name, kind) for name, kind in columns[:PREVIEW_COLUMNS])
+    first = connection.execute(f"SELECT {shown} FROM {source} LIMIT {PREVIEW_ROWS}").fetchall()
+    return {
+        "rows": rows,
+        "columns": [{"name": name, "type": kind} for name, kind in columns],
+        "preview": [[value or "" for value in row] for row in first],
+    }
+
+
+def kind_of(kind: str) -> str:
+    """The type without the coordinate system that a geometry's spells out whole."""
+    return "GEOMETRY" if kind.startswith("GEOMETRY") else kind
+
+
+def _shown(name: str, kind: str) -> str:
+    text = f"{quoted(name)}::VARCHAR"
+    if kind == "GEOMETRY":
+        text = f"ST_AsText({quoted(name)})"
+    elif kind == "BLOB":
+        text = f"octet_length({quoted(name)})::VARCHAR || ' bytes'"
+    return (
+        f"CASE WHEN length({text}) > {CELL_CHARACTERS} "
+        f"THEN left({text}, {CELL_CHARACTERS}) || '…' ELSE {text} END"
+    )
+
+
+def quoted(name: str) -> str:
+    """The name as SQL has it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _pattern(path: Path) -> str:
+    # What is a wildcard in SQL can be in a file's name.
+    return _text(Path(re.sub(r"[*?[]", r"[\g<0>]", str(path))))
+
+
+def _text(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"

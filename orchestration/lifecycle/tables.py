@@ -1,0 +1,117 @@
+"""What was found in a result's tables: kept in it as `<stage>.tables.json`, and found again."""
+
+import json
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from orchestration.lifecycle.child import StageFailed
+from orchestration.lifecycle.outcomes import Rows
+from orchestration.lifecycle.redaction import Redactor
+from orchestration.lifecycle.results import Staging
+from orchestration.lifecycle.step_runner import run_step
+
+TABULAR = (".parquet", ".csv", ".duckdb")
+# What dbt brings along and compiles is not what a build makes.
+NOT_DATA = {"dbt_packages", "target"}
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """The tables of an earlier result."""
+
+    what: str
+    """The result, as a sentence names it."""
+    version: str
+    tables: Rows
+
+
+def tables_in(
+    outputs: Rows,
+    logger: logging.Logger,
+    *,
+    subject: str,
+    env: Mapping[str, str],
+    redact: Redactor,
+    root: Path,
+    python: tuple[Path, bool],
+    result: Path,
+    staging: Staging,
+) -> Rows | None:
+    """The tables of a build's tabular files, as `steps/tabular.py` gives them.
+
+    None where the interpreter cannot tell them, which is said in the log.
+    """
+    names = [str(output["file"]) for output in outputs]
+    files = [
+        name
+        for name in names
+        if name.endswith(TABULAR) and NOT_DATA.isdisjoint(PurePath(name).parts)
+    ]
+    if not files:
+        return []
+    try:
+        step = run_step(
+            logger,
+            stage="describe",
+            subject=subject,
+            parameters={"folder": str(staging.folder), "files": files},
+            env=env,
+            redact=redact,
+            root=root,
+            python=python,
+            result=result,
+            staging=staging,
+        )
+    except StageFailed as failed:
+        logger.warning(f"Nothing was checked. {failed}")
+        return None
+    tables: Rows = step.data["tables"]
+    return tables
+
+
+def keep_tables(folder: Path, stage: str, version: str, tables: Rows) -> None:
+    """Writes into a new result what is needed to compare the next one with it."""
+    kept = [
+        {name: table[name] for name in ("name", "rows", "columns", "problem") if name in table}
+        for table in tables
+    ]
+    _file(folder, stage).write_text(json.dumps({"version": version, "tables": kept}))
+
+
+def earlier(result: Path, stage: str, what: str) -> Earlier | None:
+    """The tables of the published result, if there is one that kept them."""
+    try:
+        kept = json.loads(_file(result, stage).read_bytes())
+    except FileNotFoundError:
+        return None
+    return Earlier(what, kept["version"], kept["tables"])
+
+
+def newest(results: Sequence[Path], stage: str) -> Path | None:
+    """The result that was published last, of those that kept their tables."""
+    kept = [result for result in results if _file(result, stage).is_file()]
+    return max(kept, key=lambda result: result.lstat().st_mtime_ns, default=None)
+
+
+def version_before(result: Path, stage: str) -> Path | None:
+    """The published version of the same template that comes before, numbers in their order."""
+    others = [
+        other
+        for other in result.parent.iterdir()
+        if other.is_symlink()
+        and _order(other.name) < _order(result.name)
+        and _file(other, stage).is_file()
+    ]
+    return max(others, key=lambda other: _order(other.name), default=None)
+
+
+def _order(version: str) -> list[tuple[int, str]]:
+    parts = re.findall(r"\d+|\D+", version)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+
+
+def _file(folder: Path, stage: str) -> Path:
+    return folder / f"{stage}.tables.json"
