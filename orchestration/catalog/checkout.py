@@ -7,6 +7,7 @@ needs nothing but Python, so that `make` can ask before it installs anything.
 import hashlib
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -84,6 +85,16 @@ def state_folder(environ: Mapping[str, str] = os.environ, project: Path = PROJEC
 def product_folder(root: Path, path: str) -> Path:
     """The folder of the product whose `path` in products.yml is `path`."""
     return root / "products" / path
+
+
+def interpreter_path(root: Path, configured: str) -> Path:
+    """The absolute path of an interpreter that products.yml names, whether it is there or not.
+
+    A relative path begins at the checkout's root; a name without `/` is looked up on PATH.
+    """
+    found = shutil.which(configured) if os.path.basename(configured) == configured else None
+    # Not by way of its links, which would leave its environment.
+    return Path(os.path.abspath(root / Path(found or configured).expanduser()))
 
 
 def templates_folder(root: Path) -> Path:

@@ -174,6 +174,13 @@ class ProductDefaults(BaseModel):
     python: Text | None = Field(
         None, description="The interpreter for this product's lifecycle steps."
     )
+    definitions_python: Text | None = Field(
+        None,
+        description="The interpreter that loads this product's location and executes its runs, "
+        "with the Dagster that is installed there. Its variables (env, env_file) are set there, "
+        "too. A relative path begins at the checkout's root; a name without `/` is looked up on "
+        "PATH. Default: the project's own.",
+    )
     memory_limit_mb: StrictInt | None = Field(
         None,
         gt=0,

@@ -137,6 +137,7 @@ def _of_locations(root: Path, listed: "ProductsFile", *, with_ingest: bool) -> I
     """Loads each location as it would be generated, in a process of its own."""
     from orchestration.catalog.names import INGEST
     from orchestration.cli.forks import PRINTED, each_in_a_fork, importing
+    from orchestration.definitions.interpreter import Interpreter
 
     with importing():
         from orchestration.cli import definitions
@@ -145,10 +146,11 @@ def _of_locations(root: Path, listed: "ProductsFile", *, with_ingest: bool) -> I
     if not with_ingest:
         del modules[INGEST]
     folders = {product.slug: product_folder(root, product.folder) for product in listed.products}
+    interpreters = {product.slug: Interpreter.of(product, root) for product in listed.products}
     defined: dict[str, str] = {}
 
     def load(name: str, tell: "Tell") -> None:
-        definitions.describe(name, modules[name], tell)
+        definitions.describe(name, modules[name], tell, interpreters.get(name))
 
     for name, messages, status in each_in_a_fork(sorted(modules), load):
         file = _relative(root, str(folders.get(name, templates_folder(root))))

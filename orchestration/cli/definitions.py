@@ -7,6 +7,8 @@ from dagster import Definitions
 from orchestration.catalog.products import ProductsFile
 from orchestration.cli.broken import place_and_text
 from orchestration.cli.forks import Tell
+from orchestration.cli.interpreters import do_there
+from orchestration.definitions.interpreter import Interpreter
 from orchestration.generator.render import LOCATIONS, render
 from orchestration.server.dagster_internals import next_tick
 
@@ -16,12 +18,16 @@ def modules(file: ProductsFile) -> dict[str, str]:
     return {path.stem: text for path, text in render(file).items() if path.parent == LOCATIONS}
 
 
-def describe(name: str, text: str, tell: Tell) -> None:
+def describe(name: str, text: str, tell: Tell, interpreter: Interpreter | None = None) -> None:
     """Loads a location from the text of its module, and tells its assets and schedules.
 
-    Where it cannot be loaded, tells the problem, with file and line where they are known.
+    `interpreter` is its own, where it has one. Where it cannot be loaded, tells the problem, with
+    file and line where they are known.
     """
     try:
+        if interpreter:
+            do_there(interpreter, describe, name, text)
+            return
         module: dict[str, Any] = {"__name__": f"orchestration.locations.{name}"}
         exec(compile(text, str(LOCATIONS / f"{name}.py"), "exec"), module)
         definitions: Definitions = module["defs"]

@@ -114,17 +114,23 @@ def _in_fork(work: Callable[[Tell], None], write: int, held_read: int) -> None:
     for standard in (1, 2):
         os.dup2(write, standard)
     console.settle(waits=True)
-    threading.Thread(target=_end_with_parent, args=(held_read,), daemon=True).start()
-
-    def tell(message: Message) -> None:
-        sys.stdout.write(json.dumps(message) + "\n")
-
+    end_with(held_read)
     work(tell)
 
 
-def _end_with_parent(held_read: int) -> None:
-    os.read(held_read, 1)
-    os.kill(os.getpid(), signal.SIGINT)
+def tell(message: Message) -> None:
+    """Tells the process that forked this one."""
+    sys.stdout.write(json.dumps(message) + "\n")
+
+
+def end_with(file: int) -> None:
+    """Has this process end, as by Ctrl-C, when nobody holds the other end of the pipe any more."""
+
+    def wait() -> None:
+        os.read(file, 1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def each_in_a_fork(

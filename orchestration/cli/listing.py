@@ -84,6 +84,7 @@ def _listing(file: "ProductsFile") -> Listing:
     from orchestration.catalog.ingest_templates import read_templates
     from orchestration.catalog.names import STAGES, build_partition_set, ingest_partition_set
     from orchestration.cli.forks import Tell, each_in_a_fork, importing
+    from orchestration.definitions.interpreter import Interpreter
 
     with importing():
         from dagster import AssetKey
@@ -93,15 +94,17 @@ def _listing(file: "ProductsFile") -> Listing:
 
     slugs = [product.slug for product in file.products]
     modules = definitions.modules(file)
+    root = checkout_root()
+    interpreters = {product.slug: Interpreter.of(product, root) for product in file.products}
 
     def load(name: str, tell: Tell) -> None:
-        definitions.describe(name, modules[name], tell)
+        definitions.describe(name, modules[name], tell, interpreters[name])
 
     told = {
         name: {key: value for message in messages for key, value in message.items()}
         for name, messages, _ in each_in_a_fork(slugs, load)
     }
-    templates = read_templates(templates_folder(checkout_root()))
+    templates = read_templates(templates_folder(root))
     with open_instance(lambda _: None) as instance:
         built = {AssetKey([slug, STAGES[2]]): slug for slug in slugs}
         ingested = [AssetKey(["ingest", template.id]) for template in templates]

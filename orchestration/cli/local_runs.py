@@ -34,7 +34,9 @@ from orchestration.catalog.names import (
 )
 from orchestration.cli.broken import where_and_why
 from orchestration.cli.forks import Tell
+from orchestration.cli.interpreters import do_there
 from orchestration.cli.runs import Run, State, check_options
+from orchestration.definitions.interpreter import Interpreter
 from orchestration.instance.deaths import note_death, note_deaths
 from orchestration.instance.home import open_instance
 from orchestration.instance.partitions import add_partition
@@ -51,13 +53,16 @@ STATES = {
 }
 
 
-def execute(run: Run, tell: Tell) -> None:
-    """Executes the run in this process, telling what it does.
+def execute(run: Run, tell: Tell, interpreter: Interpreter | None = None) -> None:
+    """Executes the run in this process, telling what it does; in `interpreter`, where it has one.
 
     A new partition key is added. The run and its events are kept in the instance, as of any run.
     """
     try:
-        tell({"ended": _executed(run, tell).value})
+        if interpreter:
+            do_there(interpreter, execute, run)
+        else:
+            tell({"ended": _executed(run, tell).value})
     except OrchestrationError as error:
         tell({"ended": State.FAILED.value, "error": str(error)})
     except KeyboardInterrupt:

@@ -48,7 +48,8 @@ def command(jobs: int, retry_failed: bool, verbose: bool, as_json: bool, **selec
         from orchestration.cli.runs import Runs, State, selected_runs
         from orchestration.cli.selection import Catalog
 
-        runs = selected_runs(Catalog(checkout_root()), **selected)
+        catalog = Catalog(checkout_root())
+        runs = selected_runs(catalog, **selected)
         from orchestration.cli import local_runs
         from orchestration.instance.home import prepare_dagster_home
 
@@ -66,7 +67,9 @@ def command(jobs: int, retry_failed: bool, verbose: bool, as_json: bool, **selec
         runs,
         jobs=jobs,
         display=progress,
-        work=local_runs.execute,
+        work=lambda run, tell: local_runs.execute(
+            run, tell, catalog.interpreter(run.selection.location)
+        ),
         cancel=local_runs.mark_cancelling,
         give_up=local_runs.note_lost,
     )

@@ -19,7 +19,6 @@ from orchestration import OrchestrationError
 from orchestration.catalog.names import INGEST
 from orchestration.catalog.partition_keys import check_key, read_build_key
 from orchestration.cli.forks import SIGNALS, Fork, Message, Tell
-from orchestration.cli.options import with_storage
 from orchestration.cli.selection import Catalog, Selection
 
 
@@ -137,6 +136,9 @@ def selected_runs(
 
     The arguments are those of `options.selecting`. Raises OrchestrationError for what cannot be.
     """
+    # An interpreter of a location's own executes runs, too, and may have an older click.
+    from orchestration.cli.options import with_storage
+
     selections = catalog.choose(selection, everything=everything, owners=owner, groups=group)
     options = with_storage(config or {}, push=push, latest=latest)
     runs: list[Run] = []

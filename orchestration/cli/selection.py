@@ -17,6 +17,7 @@ from orchestration.catalog.names import (
 )
 from orchestration.catalog.products import Product, read_products
 from orchestration.catalog.recipes import recipe_inputs
+from orchestration.definitions.interpreter import Interpreter
 from orchestration.server.selection import Selection as ServedSelection
 
 
@@ -47,6 +48,11 @@ class Catalog:
         self._root = root
         self._templates = templates_folder(root)
         self.products: Sequence[Product] = read_products(products_file(root))
+
+    def interpreter(self, location: str) -> Interpreter | None:
+        """The interpreter that a location has for itself, if it has one."""
+        found = (Interpreter.of(p, self._root) for p in self.products if p.slug == location)
+        return next(found, None)
 
     @cached_property
     def template_ids(self) -> list[str]:

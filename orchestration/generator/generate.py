@@ -10,6 +10,7 @@ from pathlib import Path
 from orchestration import OrchestrationError
 from orchestration.catalog.checkout import (
     PROJECT_ROOT,
+    interpreter_path,
     product_folder,
     products_file,
     templates_folder,
@@ -137,6 +138,12 @@ def warnings(file: ProductsFile, root: Path) -> list[str]:
             found.append(
                 f"product {product.id!r}: {missing.relative_to(root)} is missing; "
                 "its plan fails until it is there"
+            )
+        configured = product.definitions_python
+        if configured and not interpreter_path(root, configured).exists():
+            found.append(
+                f"product {product.id!r}: there is no {configured}, its definitions_python; its "
+                "location is broken until there is"
             )
     return found
 

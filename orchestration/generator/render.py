@@ -1,12 +1,13 @@
 """What is generated: the text of each code location's module and of workspace.yaml."""
 
 import json
+import os
 from pathlib import Path
 
 import jinja2
 
 from orchestration import OrchestrationError
-from orchestration.catalog.checkout import PROJECT_ROOT
+from orchestration.catalog.checkout import PROJECT_ROOT, checkout_root
 from orchestration.catalog.names import INGEST, location_names
 from orchestration.catalog.products import Product, ProductsFile
 
@@ -53,9 +54,22 @@ def _render(file: ProductsFile) -> dict[Path, str]:
         header=HEADER, fields=file.ingest.model_dump(mode="json", exclude_defaults=True)
     )
     files[WORKSPACE] = environment.get_template("workspace.yaml.jinja").render(
-        header=HEADER, locations=location_names([product.slug for product in file.products])
+        header=HEADER,
+        locations=location_names([product.slug for product in file.products]),
+        interpreters={
+            product.slug: _from_the_project(product.definitions_python)
+            for product in file.products
+            if product.definitions_python
+        },
     )
     return files
+
+
+def _from_the_project(interpreter: str) -> str:
+    """The interpreter as Dagster finds it that is started in the project's folder."""
+    if os.path.basename(interpreter) == interpreter or interpreter.startswith(("/", "~")):
+        return interpreter
+    return os.path.relpath(checkout_root() / interpreter, PROJECT_ROOT)
 
 
 def _fields(product: Product) -> dict[str, object]:

@@ -22,9 +22,12 @@ CHECK_SECONDS = 30.0
 # In the checkout's state folder: a link to the environment in which its dcpy is installed.
 DCPY_ENVIRONMENT = Path(".dcpy", "venv")
 
+# Names the interpreter that runs this program, where a product's definitions are in another one.
+PROJECT_PYTHON = "ORCHESTRATION_PYTHON"
+
 # The variables of Dagster's process and of its interpreter are not dcpy's business.
 NOT_PASSED_ON = re.compile(
-    r"DAGSTER_|PYTHON(PATH|HOME|STARTUP|SAFEPATH|EXECUTABLE)$|VIRTUAL_ENV|__PYVENV_LAUNCHER__"
+    r"DAGSTER_|ORCHESTRATION_|PYTHON(PATH|HOME|STARTUP|SAFEPATH|EXECUTABLE)$|VIRTUAL_ENV|__PYVENV_LAUNCHER__"
 )
 SERVER = re.compile(
     r"postgresql://(?P<USER>[^:]+):(?P<PASSWORD>[^@]+)@(?P<HOST>[^:]+):(?P<PORT>\d+)"
@@ -35,14 +38,16 @@ def dcpy_python(chosen: str | None, environ: Mapping[str, str] = os.environ) -> 
     """The interpreter that runs dcpy, and whether somebody chose it.
 
     The product's own (`chosen`), else `DCPY_PYTHON`, else that of the environment in which the
-    checkout's dcpy was installed, else the one that runs this program.
+    checkout's dcpy was installed, else the one that runs this program; its definitions' own is
+    none of dcpy's.
     """
     configured = chosen or environ.get("DCPY_PYTHON")
     if not configured:
         link = state_folder(environ) / DCPY_ENVIRONMENT
         # Not by way of the link, which may lead elsewhere before the process has ended.
         own = Path(os.path.realpath(link), "bin", "python")
-        return (own if own.exists() else Path(sys.executable)), False
+        this = Path(environ.get(PROJECT_PYTHON) or sys.executable)
+        return (own if own.exists() else this), False
     # Absolute, since it is started in another working directory.
     return Path(shutil.which(configured) or configured).expanduser().absolute(), True
 
@@ -148,6 +153,11 @@ def build_environment(
     return env | _strings(stage.get("env"))
 
 
+def env_file_path(configured: str, root: Path) -> Path:
+    """Where the file is that a product's `env_file` names; `root` is the checkout."""
+    return root / Path(configured).expanduser()
+
+
 def product_environment(product: Product, root: Path) -> tuple[dict[str, str], set[str]]:
     """The variables that products.yml gives the product, and the names of the secret ones.
 
@@ -156,7 +166,7 @@ def product_environment(product: Product, root: Path) -> tuple[dict[str, str], s
     """
     if not product.env_file:
         return dict(product.env), set()
-    path = root / Path(product.env_file).expanduser()
+    path = env_file_path(product.env_file, root)
     try:
         bindings = list(parse_stream(StringIO(path.read_text(encoding="utf-8"))))
     except OSError as error:

@@ -140,10 +140,14 @@ def end_descendants(except_for: set[int]) -> None:
         time.sleep(0.02)
 
 
-if __name__ == "__main__":
-    status = main(float(sys.argv[1]), sys.argv[2:])
+def end_as(status: int) -> None:
+    """Ends this process as another one has ended; the status is negative for a signal."""
     if status < 0:
         if -status != signal.SIGKILL:
             signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
-    sys.exit(status)
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    end_as(main(float(sys.argv[1]), sys.argv[2:]))

@@ -3,19 +3,19 @@
 import os
 import selectors
 import signal
-import socket
 import time
 from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from orchestration.catalog.checkout import PROJECT_ROOT
+from orchestration.definitions.interpreter import Interpreter
 from orchestration.server.answers import Answers, kept_answers, read_answers, write_answers
+from orchestration.server.code_server import command, takes_requests
 from orchestration.server.control import Caller, Served
 from orchestration.server.dagster_internals import broken_answers
 from orchestration.server.forkserver import Forkserver, ending
-from orchestration.server.loader import LOCATIONS_PACKAGE, load
-from orchestration.server.memory import limit_memory
+from orchestration.server.loader import load
+from orchestration.server.memory import SERVER_MB, limit_memory
 from orchestration.server.service import Service
 from orchestration.server.states import NEXT, LocationState
 
@@ -28,8 +28,6 @@ RETRY_SECONDS = 2.0
 RETIREMENT_SECONDS = 20.0
 # What the UI shows of a location's output where that is broken.
 MAX_TAIL = 30_000
-# What a code server's own threads are given, used or not.
-SERVER_MB = 256
 STILL_LOADING = "It is still loading."
 
 
@@ -38,7 +36,8 @@ class CodeLocation:
 
     `path` is where its sockets lie, without a suffix, `answers` where its answers are kept;
     `files_state` tells what the files that it is loaded from look like, `memory_limit` how many MB
-    it may take; `publish` tells those who follow what is served.
+    it may take, `interpreter` its own, if it has one; `publish` tells those who follow what is
+    served.
     """
 
     def __init__(
@@ -52,6 +51,7 @@ class CodeLocation:
         env: Mapping[str, str],
         files_state: Callable[[], Hashable],
         memory_limit: Callable[[], int | None],
+        interpreter: Callable[[], Interpreter | None],
         publish: Callable[[Served], None],
     ) -> None:
         self.name = name
@@ -63,6 +63,7 @@ class CodeLocation:
         # To serve definitions it needs no instance, and opening one takes time and 14 MB.
         self._env = {name: value for name, value in env.items() if name != "DAGSTER_HOME"}
         self._files_state, self._memory_limit = files_state, memory_limit
+        self._interpreter = interpreter
         self._publish = publish
         self._loaded_from: Hashable = None
         self._answers: Answers | None = None
@@ -163,19 +164,20 @@ class CodeLocation:
     def start_loading(self) -> None:
         """Starts the process that loads it."""
         self._loaded_from = self._files_state()
-        target, limit = self._answers_path, self._memory_limit()
-        installation = self._installation
+        target, limit, installation = self._answers_path, self._memory_limit(), self._installation
+        interpreter, socket = self._interpreter(), self._path.with_suffix(".loading")
+        env = interpreter.environment(self._env) if interpreter else self._env
         try:
             self._loader = Service(
                 self.name,
                 lambda output: self._forkserver.call(
-                    lambda: load(self.name, target, limit, installation),
-                    env=self._env,
+                    lambda: load(self.name, target, socket, limit, installation, interpreter),
+                    env=env,
                     output=output,
                     is_expendable=True,
                     has_session=True,
                 ),
-                self._env,
+                env,
                 self._selector,
             )
         except OSError as error:
@@ -309,25 +311,21 @@ class CodeLocation:
         # Each its own: a server that ends removes its socket.
         self._servers += 1
         self._server_socket = self._path.with_suffix(f".{self._servers}.sock")
-        command = [
-            *("dagster", "api", "grpc", "--socket", str(self._server_socket)),
-            *("--module-name", f"{LOCATIONS_PACKAGE}.{self.name}"),
-            *("--working-directory", str(PROJECT_ROOT)),
-            *("--location-name", self.name),
-            *("--log-level", "warning"),
-        ]
+        interpreter = self._interpreter()
+        env = interpreter.environment(self._env) if interpreter else self._env
         try:
             self._server = Service(
                 self.name,
                 lambda output: self._forkserver.start(
-                    command,
-                    env=self._env,
+                    command(self.name, self._server_socket),
+                    interpreter=interpreter.path if interpreter else None,
+                    env=env,
                     output=output,
                     prepare=self._limit_memory,
                     is_expendable=True,
                     has_session=True,
                 ),
-                self._env,
+                env,
                 self._selector,
             )
         except OSError as error:
@@ -349,7 +347,7 @@ class CodeLocation:
             self._publish(self.served)
             print(f"[{self.name}] its code server {ending(status)}", flush=True)
             self._lose_server(f"The code server of {self.name} {ending(status)}.")
-        elif not self._is_serving and _answers(self._server_socket):
+        elif not self._is_serving and takes_requests(self._server_socket):
             self._is_serving = True
             for caller in self._waking:
                 caller.answer(socket=str(self._server_socket))
@@ -376,15 +374,6 @@ class CodeLocation:
         for caller in self._waking:
             caller.answer(error=why)
         self._waking.clear()
-
-
-def _answers(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except (FileNotFoundError, ConnectionRefusedError):
-            return False
-    return True
 
 
 def _end_session(service: Service) -> None:

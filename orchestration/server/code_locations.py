@@ -162,6 +162,7 @@ class CodeLocations:
                 self._forkserver.own_files,
             ),
             memory_limit=lambda: self._sources.memory_limit(name),
+            interpreter=lambda: self._sources.interpreter(name),
             publish=self._publish,
         )
 

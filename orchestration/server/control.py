@@ -23,9 +23,10 @@ LINE_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Run:
-    """Start the process of a run. Answer: its `pid`."""
+    """Start the process of a run of a location. Answer: its `pid`."""
 
     run_id: str
+    location: str
     command: list[str]
 
 

@@ -9,7 +9,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dagster import DagsterRun, Definitions, deserialize_value, serialize_value
@@ -72,7 +72,8 @@ EXTERNAL_REPOSITORY = "ExternalRepository"
 GET_CURRENT_IMAGE = "GetCurrentImage"
 GET_SERVER_ID = "GetServerId"
 RELOAD_CODE = "ReloadCode"
-PING = "/api.DagsterApi/Ping"
+SERVICE = "api.DagsterApi"
+PING = f"/{SERVICE}/Ping"
 # Longer than `up` runs.
 NEVER = 1e12
 
@@ -135,14 +136,14 @@ def streamed_methods() -> set[str]:
     return {method.name for method in service.methods if method.server_streaming}
 
 
-def answers_of(*, name: str, module: str, folder: str) -> tuple[dict[str, bytes], str | None]:
-    """Loads a location as its code server would: what that answers, and why it is broken, if so.
+Ask = Callable[[str, Any], bytes]
+"""Asks a code server: the method, and the request; gives the reply."""
 
-    The answers are by method, with `/` and the repository's name where they are about one.
-    """
+
+def code_server_here(*, name: str, module: str, folder: str) -> Ask:
+    """A code server in this process, which loads the location when it is first asked."""
     from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
     from dagster._core.utils import FuturesAwareThreadPoolExecutor
-    from dagster._grpc.__generated__ import dagster_api_pb2
     from dagster._grpc.server import DagsterApiServer
     from dagster._utils.log import configure_loggers
 
@@ -157,22 +158,57 @@ def answers_of(*, name: str, module: str, folder: str) -> tuple[dict[str, bytes]
         lazy_load_user_code=True,
         location_name=name,
     )
-    nobody: Any = None
-    listed = server.ListRepositories(dagster_api_pb2.ListRepositoriesRequest(), nobody)
-    image = server.GetCurrentImage(dagster_api_pb2.Empty(), nobody)
+
+    def ask(method: str, request: Any) -> bytes:
+        reply: bytes = getattr(server, method)(request, None).SerializeToString()
+        return reply
+
+    return ask
+
+
+def code_server_at(channel: Any) -> Ask:
+    """A code server at the other end of a channel of gRPC."""
+
+    def ask(method: str, request: Any) -> bytes:
+        call = channel.unary_unary(f"/{SERVICE}/{method}")
+        reply: bytes = call(request.SerializeToString())
+        return reply
+
+    return ask
+
+
+def answers_of(name: str, ask: Ask) -> tuple[dict[str, bytes], str | None]:
+    """What the code server of a location answers, and why the location is broken, if so.
+
+    The answers are by method, with `/` and the repository's name where they are about one.
+    """
+    from dagster._grpc.__generated__ import dagster_api_pb2 as api
+
     answers = {
-        LIST_REPOSITORIES: listed.SerializeToString(),
-        GET_CURRENT_IMAGE: image.SerializeToString(),
+        LIST_REPOSITORIES: ask(LIST_REPOSITORIES, api.ListRepositoriesRequest()),
+        GET_CURRENT_IMAGE: ask(GET_CURRENT_IMAGE, api.Empty()),
     }
+    listed = api.ListRepositoriesReply.FromString(answers[LIST_REPOSITORIES])
     found: Any = deserialize_value(listed.serialized_list_repositories_response_or_error)
     if isinstance(found, SerializableErrorInfo):
         return answers, found.to_string()
     for symbol in found.repository_symbols:
         # With all that the client would ask for next.
         request = _repository_request(name, "any", symbol.repository_name, defers=False)
-        reply = server.ExternalRepository(request, nobody)
-        answers[f"{EXTERNAL_REPOSITORY}/{symbol.repository_name}"] = reply.SerializeToString()
+        reply = ask(EXTERNAL_REPOSITORY, request)
+        answers[f"{EXTERNAL_REPOSITORY}/{symbol.repository_name}"] = reply
     return answers, None
+
+
+def check_understood(answers: Mapping[str, bytes]) -> None:
+    """Raises what the webserver would where these are another Dagster's, and say nothing to it."""
+    from dagster._core.remote_representation.external_data import RepositorySnap
+    from dagster._grpc.__generated__ import dagster_api_pb2
+
+    for name, answer in answers.items():
+        if name.startswith(f"{EXTERNAL_REPOSITORY}/"):
+            reply = dagster_api_pb2.ExternalRepositoryReply.FromString(answer)
+            deserialize_value(reply.serialized_external_repository_data, RepositorySnap)
 
 
 def broken_answers(reason: str) -> dict[str, bytes]:

@@ -111,18 +111,28 @@ class Forkserver:
         *,
         env: Mapping[str, str],
         output: int,
+        interpreter: Path | None = None,
         prepare: Callable[[], None] = lambda: None,
         is_expendable: bool = False,
         has_session: bool = False,
     ) -> Process:
         """Starts one of Dagster's commands, its output going to the file descriptor `output`.
 
-        `command` begins with the name of a console script, such as `dagster`. `prepare` is called
-        in a fork before it. A process that `is_expendable`, and all that it starts, is given up
-        first when the machine runs out of memory; one that `has_session` has one of its own.
+        `command` begins with the name of a console script, such as `dagster`, which another
+        `interpreter` than this one may have to run. `prepare` is called in a fork before it. A
+        process that `is_expendable`, and all that it starts, is given up first when the machine
+        runs out of memory; one that `has_session` has one of its own.
 
         Raises OSError where the system refuses a process.
         """
+        if interpreter:
+            return self.call(
+                lambda: _execute(interpreter, command, prepare),
+                env=env,
+                output=output,
+                is_expendable=is_expendable,
+                has_session=has_session,
+            )
         if not self.warm:
             script = Path(sys.executable).with_name(command[0])
             process: Process = subprocess.Popen(
@@ -234,6 +244,14 @@ def _console_script(
         sys.modules.pop(name, None)
     sys.argv = list(command)
     script()
+
+
+def _execute(interpreter: Path, command: Sequence[str], prepare: Callable[[], None]) -> None:
+    prepare()
+    try:
+        os.execv(interpreter, [str(interpreter), "-m", *command])
+    except OSError as error:
+        sys.exit(f"{interpreter} cannot be started: {error.strerror}")
 
 
 def ending(status: int) -> str:

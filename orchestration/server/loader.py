@@ -7,33 +7,43 @@ import traceback
 from pathlib import Path
 
 from orchestration.catalog.checkout import PROJECT_ROOT
+from orchestration.definitions.interpreter import Interpreter
 from orchestration.lifecycle.reaper import end_descendants
 from orchestration.server.answers import write_answers
-from orchestration.server.dagster_internals import answers_of, broken_answers
-from orchestration.server.memory import lift_limit, limit_memory
+from orchestration.server.code_server import LOCATIONS_PACKAGE, answers_from
+from orchestration.server.dagster_internals import Ask, answers_of, broken_answers, code_server_here
+from orchestration.server.memory import SERVER_MB, lift_limit, limit_memory
 from orchestration.server.recorder import Recorder
 
-LOCATIONS_PACKAGE = "orchestration.locations"
 
-
-def load(name: str, target: Path, limit: int | None, installation: str | None) -> None:
+def load(
+    name: str,
+    target: Path,
+    socket: Path,
+    limit: int | None,
+    installation: str | None,
+    interpreter: Interpreter | None,
+) -> None:
     """Loads the location, writes its answers, and ends this process with all that it started.
 
-    `limit` is what it may take for that, in MB; `installation` what every location depends on.
+    `limit` is what it may take for that, in MB; `installation` what every location depends on,
+    `interpreter` is its own, where it has one, whose code server is asked on the `socket`: of what
+    is read there nothing is known.
     """
     # It ends before there is much garbage, and looking for some copies what it shares.
     gc.disable()
     status = 1
     try:
         if limit:
-            limit_memory(limit)
+            limit_memory(limit + (SERVER_MB if interpreter else 0))
         dependencies = None
-        recorder = Recorder()
         try:
-            replies, problem = answers_of(
-                name=name, module=f"{LOCATIONS_PACKAGE}.{name}", folder=str(PROJECT_ROOT)
-            )
-            dependencies = recorder.dependencies()
+            if interpreter:
+                replies, problem = answers_from(interpreter, name, socket)
+            else:
+                recorder = Recorder()
+                replies, problem = answers_of(name, _code_server(name))
+                dependencies = recorder.dependencies()
         except MemoryError as error:
             problem = f"MemoryError: {error}"
         lift_limit()
@@ -54,6 +64,12 @@ def load(name: str, target: Path, limit: int | None, installation: str | None) -
             end_descendants(except_for=set())
         # Not by way of what the location's code wants done at the end, its threads included.
         os._exit(status)
+
+
+def _code_server(name: str) -> Ask:
+    return code_server_here(
+        name=name, module=f"{LOCATIONS_PACKAGE}.{name}", folder=str(PROJECT_ROOT)
+    )
 
 
 def _has_children() -> bool:

@@ -4,6 +4,8 @@ import resource
 from pathlib import Path
 
 MEGABYTE = 1024 * 1024
+# What a code server's own threads are given, used or not.
+SERVER_MB = 256
 
 
 def limit_memory(megabytes: int) -> None:

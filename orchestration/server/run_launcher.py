@@ -43,7 +43,9 @@ class ForkedRunLauncher(DefaultRunLauncher):
         if command is None or not control.is_served():
             super().launch_run(context)
             return
-        answer = control.request(control.Run(run.run_id, command))
+        origin = run.remote_job_origin
+        location = origin.location_name if origin else ""
+        answer = control.request(control.Run(run.run_id, location, command))
         tags = {WORKER_TAG: process_identity(answer["pid"])}
         self._instance.add_run_tags(run.run_id, tags)
 

@@ -4,6 +4,7 @@ import selectors
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+from orchestration.definitions.interpreter import Interpreter
 from orchestration.instance.home import wait_for_database
 from orchestration.server.background import Background, fail_run
 from orchestration.server.forkserver import Forkserver, ending
@@ -29,21 +30,26 @@ class Runs:
         """Their processes."""
         return list(self._running.values())
 
-    def start(self, run_id: str, command: Sequence[str]) -> int | None:
+    def start(
+        self, run_id: str, command: Sequence[str], interpreter: Interpreter | None
+    ) -> int | None:
         """Starts the process of a run, and gives its id.
 
-        Raises OSError where the system refuses a process.
+        `interpreter` is that of its location, where it has one for itself. Raises OSError where
+        the system refuses a process.
         """
+        env = interpreter.environment(self._env) if interpreter else self._env
         run = self._running[run_id] = Service(
             f"run {run_id[:8]}",
             lambda output: self._forkserver.start(
                 command,
-                env=self._env,
+                interpreter=interpreter.path if interpreter else None,
+                env=env,
                 output=output,
                 prepare=wait_for_database,
                 is_expendable=True,
             ),
-            self._env,
+            env,
             self._selector,
         )
         return run.process.pid

@@ -7,6 +7,7 @@ from orchestration import OrchestrationError
 from orchestration.catalog.checkout import PROJECT_ROOT, products_file
 from orchestration.catalog.products import Product, ProductsFile, read_products_file
 from orchestration.catalog.retention import Retention
+from orchestration.definitions.interpreter import Interpreter
 from orchestration.generator.generate import generate, warnings
 from orchestration.generator.render import LOCATIONS
 from orchestration.server.selection import Selection
@@ -61,6 +62,11 @@ class Sources:
         """How many MB a location may take, if there is a limit."""
         limits = (p.memory_limit_mb for p in self.products if p.slug == name)
         return next(limits, None)
+
+    def interpreter(self, name: str) -> Interpreter | None:
+        """The interpreter that a location has for itself, if it has one."""
+        found = (Interpreter.of(p, self._root) for p in self.products if p.slug == name)
+        return next(found, None)
 
     def watch(self) -> set[str]:
         """Follows the files, and gives the locations that would load differently now.

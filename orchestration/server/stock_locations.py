@@ -50,10 +50,15 @@ class StockLocations:
                     "module_name": f"orchestration.locations.{name}",
                     "location_name": name,
                     "working_directory": str(PROJECT_ROOT),
+                    **self._executable(name),
                 }
             }
             for name in self._sources.names
         ]
+
+    def _executable(self, name: str) -> dict[str, str]:
+        interpreter = self._sources.interpreter(name)
+        return {"executable_path": str(interpreter.path)} if interpreter else {}
 
     def start(self) -> None:
         """Has them written down."""

@@ -174,9 +174,10 @@ class Supervisor:
 
     def _handle(self, request: control.Request, caller: control.Caller) -> None:
         match request:
-            case control.Run(run_id, command):
+            case control.Run(run_id, location, command):
+                interpreter = self.sources.interpreter(location)
                 try:
-                    caller.answer(pid=self.runs.start(run_id, command))
+                    caller.answer(pid=self.runs.start(run_id, command, interpreter))
                 except OSError as error:
                     caller.answer(error=f"no process for the run: {error.strerror}")
             case _:

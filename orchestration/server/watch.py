@@ -14,6 +14,7 @@ from orchestration.catalog.checkout import (
 )
 from orchestration.catalog.names import INGEST
 from orchestration.catalog.products import Product
+from orchestration.definitions.interpreter import Interpreter
 from orchestration.generator.render import LOCATIONS, WORKSPACE
 
 Fingerprint = frozenset[tuple[str, int, int, int]]
@@ -32,6 +33,7 @@ class Watch:
         self._modules = str(project / LOCATIONS)
         self._templates_folder = str(templates_folder(root))
         self._folders: dict[str, tuple[str, str]] = {}
+        self._interpreters: dict[str, Interpreter] = {}
         self._seen: dict[str, Fingerprint] = {}
         self._listings: dict[str, tuple[int, list[str]]] = {}
         self._templates = self._template_names()
@@ -40,6 +42,8 @@ class Watch:
         """Looks after these products from now on."""
         folders = ((p, str(product_folder(self._root, p.folder))) for p in products)
         self._folders = {p.slug: (folder, f"{folder}/{p.recipe}") for p, folder in folders}
+        own = ((p.slug, Interpreter.of(p, self._root)) for p in products)
+        self._interpreters = {slug: interpreter for slug, interpreter in own if interpreter}
 
     def products_changed(self) -> bool:
         """Whether products.yml or a template of the generated modules has changed."""
@@ -68,7 +72,15 @@ class Watch:
             has_own = f"{folder}/definitions.py" in own
             files += [file for file in own if has_own or file.endswith(".yml")]
             files.append(recipe)
+        if interpreter := self._interpreters.get(name):
+            files += self._files_of(interpreter)
         return _fingerprint(files)
+
+    def _files_of(self, interpreter: Interpreter) -> list[str]:
+        """What changes where something is installed there, and where its variables do."""
+        libraries = f"{interpreter.path.parent.parent}/lib"
+        packages = (f"{name}/site-packages" for name in self._listed(libraries, ""))
+        return [*map(str, interpreter.files), *packages]
 
     def _with_other_sources(self) -> set[str]:
         """The products whose recipes seem to name an ingest template that has come or gone.

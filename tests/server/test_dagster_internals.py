@@ -36,8 +36,9 @@ print(Forkserver(True, any_location).warm, len(os.listdir("/proc/self/task")))
 """
 ANSWERS = """
 import pickle, sys
-from orchestration.server.dagster_internals import answers_of
-answers = answers_of(name="some", module="some_location", folder=sys.argv[1])
+from orchestration.server.dagster_internals import answers_of, code_server_here
+server = code_server_here(name="some", module="some_location", folder=sys.argv[1])
+answers = answers_of("some", server)
 open(sys.argv[1] + "/answers", "wb").write(pickle.dumps(answers))
 """
 LOCATION = """

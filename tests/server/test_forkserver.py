@@ -42,6 +42,7 @@ def test_a_location_that_is_refused_a_process_is_loaded_as_soon_as_there_is_room
         env=os.environ,
         files_state=lambda: None,
         memory_limit=lambda: None,
+        interpreter=lambda: None,
         publish=served.append,
     )
     with monkeypatch.context() as patch:
