@@ -14,6 +14,7 @@ from typing import Any
 from orchestration import OrchestrationError
 from orchestration.cli.forks import end_with, tell
 from orchestration.definitions.interpreter import Interpreter
+from orchestration.instance.home import has_postgres
 from orchestration.lifecycle.reaper import end_as
 
 
@@ -23,7 +24,7 @@ def do_there(interpreter: Interpreter, work: Callable[..., None], *arguments: An
     Ends this process as that one ends, where that is not well. Raises OrchestrationError where
     the interpreter cannot be used.
     """
-    if problem := interpreter.problem():
+    if problem := interpreter.problem(has_postgres=has_postgres()):
         raise OrchestrationError(problem)
     if interpreter.difference:
         print(f"warning: {interpreter.difference}.", flush=True)

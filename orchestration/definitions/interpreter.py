@@ -25,12 +25,15 @@ from orchestration.lifecycle.environment import (
 # release that has what it needs.
 PYTHON = (3, 11)
 PACKAGES = {
+    "croniter": (2,),
     "dagster": (1, 10),
     "Jinja2": (3,),
     "pydantic": (2, 10),
     "python-dotenv": (1,),
     "PyYAML": (6,),
 }
+# What a run imports, too, where the instance's database is a Postgres.
+POSTGRES_PACKAGES = {"dagster-postgres": (0, 26)}
 PROBE = """
 import json, sys
 found = {"python": sys.version.split()[0]}
@@ -87,10 +90,14 @@ class Interpreter:
         # What it has printed is to be there when it crashes.
         return {**env, "PYTHONUNBUFFERED": "1", PROJECT_PYTHON: sys.executable}
 
-    def problem(self) -> str | None:
-        """Why it cannot load the location, and what to do about it; starts it to find out."""
+    def problem(self, *, has_postgres: bool) -> str | None:
+        """Why it cannot load the location, and what to do about it; starts it to find out.
+
+        `has_postgres` is whether the instance's database is a Postgres.
+        """
+        packages = PACKAGES | (POSTGRES_PACKAGES if has_postgres else {})
         if not self.path.exists():
-            return self._missing
+            return self._missing(packages)
         try:
             product_environment(self.product, self.root)
             found = self._versions
@@ -103,11 +110,12 @@ class Interpreter:
                 "another."
             )
         wrong = [
-            _shortcoming(name, found[name], oldest)
-            for name, oldest in PACKAGES.items()
-            if _numbers(found[name] or "") < oldest
+            _shortcoming(name, found.get(name), oldest)
+            for name, oldest in packages.items()
+            if _numbers(found.get(name) or "") < oldest
         ]
-        return f"{self._name} has {', '.join(wrong)}: `{self._pip_command}`." if wrong else None
+        command = self._pip_command(packages)
+        return f"{self._name} has {', '.join(wrong)}: `{command}`." if wrong else None
 
     @property
     def difference(self) -> str | None:
@@ -127,8 +135,7 @@ class Interpreter:
     def _name(self) -> str:
         return f"Its interpreter {self.path} (definitions_python in products.yml)"
 
-    @property
-    def _missing(self) -> str:
+    def _missing(self, packages: Mapping[str, tuple[int, ...]]) -> str:
         configured = self.product.definitions_python or ""
         if os.path.basename(configured) == configured:
             return (
@@ -136,13 +143,12 @@ class Interpreter:
                 "it, or name another interpreter."
             )
         make = shlex.join([sys.executable, "-m", "venv", str(self.path.parent.parent)])
-        return f"{self._name} does not exist. Make it: `{make} && {self._pip_command}`."
+        return f"{self._name} does not exist. Make it: `{make} && {self._pip_command(packages)}`."
 
-    @property
-    def _pip_command(self) -> str:
+    def _pip_command(self, packages: Mapping[str, tuple[int, ...]]) -> str:
         others = [
             f"'{name}>={'.'.join(map(str, oldest))}'"
-            for name, oldest in PACKAGES.items()
+            for name, oldest in packages.items()
             if name != "dagster"
         ]
         return " ".join([self._command("-m", "pip", "install"), _pinned(), *others])
@@ -155,7 +161,7 @@ class Interpreter:
         """Of Python and of the packages there. Raises OrchestrationError where it cannot tell."""
         try:
             done = subprocess.run(
-                [self.path, "-c", PROBE, *PACKAGES],
+                [self.path, "-c", PROBE, *PACKAGES, *POSTGRES_PACKAGES],
                 env=self.environment(os.environ),
                 cwd=PROJECT_ROOT,
                 stdin=subprocess.DEVNULL,

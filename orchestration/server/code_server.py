@@ -9,6 +9,7 @@ import grpc
 
 from orchestration.catalog.checkout import PROJECT_ROOT
 from orchestration.definitions.interpreter import Interpreter
+from orchestration.instance.home import has_postgres
 from orchestration.lifecycle.reaper import end_as
 from orchestration.server.dagster_internals import (
     answers_of,
@@ -51,7 +52,7 @@ def answers_from(
     The second is why the location is broken, if so. It is started for that, on the socket at
     `path`; this process ends as it does where it ends by itself. Ending it is for the caller.
     """
-    if problem := interpreter.problem():
+    if problem := interpreter.problem(has_postgres=has_postgres()):
         return broken_answers(problem), problem
     # Once it is asked only, so that what goes wrong then is an answer.
     server = subprocess.Popen(

@@ -1,4 +1,5 @@
 import ast
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,9 +53,18 @@ def test_all_that_a_location_imports_is_asked_for() -> None:
     assert {IMPORTED_AS.get(name, name) for name in others} == set(PACKAGES)
 
 
+def test_a_database_of_its_own_kind_needs_more(tmp_path: Path) -> None:
+    versions = {"python": "3.12.1", **dict.fromkeys(PACKAGES, "99.9")}
+    path = script(tmp_path / "python", f"echo '{json.dumps(versions)}'")
+    found = interpreter(str(path), tmp_path)
+    assert found.problem(has_postgres=False) is None
+    problem = found.problem(has_postgres=True)
+    assert problem and "no dagster-postgres" in problem
+
+
 def test_a_name_is_looked_up_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    problem = interpreter("python3.99", tmp_path).problem()
+    problem = interpreter("python3.99", tmp_path).problem(has_postgres=False)
     assert problem and problem.startswith("There is no python3.99 on PATH (definitions_python")
     made = script(tmp_path / "python3.99", "exit 1")
     assert interpreter("python3.99", tmp_path / "elsewhere").path == made
@@ -70,19 +80,19 @@ def test_a_name_is_looked_up_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyP
 )
 def test_what_is_none_for_it_is_refused_in_a_sentence(tmp_path: Path, text: str, said: str) -> None:
     path = script(tmp_path / "an interpreter", text)
-    problem = interpreter(str(path), tmp_path).problem()
+    problem = interpreter(str(path), tmp_path).problem(has_postgres=False)
     assert problem and f"Its interpreter {path}" in problem and said in problem
 
 
 def test_a_folder_is_no_interpreter(tmp_path: Path) -> None:
-    problem = interpreter(str(tmp_path), tmp_path).problem()
+    problem = interpreter(str(tmp_path), tmp_path).problem(has_postgres=False)
     assert problem and "cannot be used: " in problem and "Permission denied" in problem
 
 
 def test_an_env_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     fields = {"definitions_python": sys.executable, "env": {"SOME": "x"}, "env_file": "secrets"}
     found = of(fields, tmp_path)
-    problem = found.problem()
+    problem = found.problem(has_postgres=False)
     assert problem and f"its env_file {tmp_path / 'secrets'} cannot be read" in problem
     assert "SOME" not in found.environment({})
     (tmp_path / "secrets").write_text("OTHER=y\n")
