@@ -67,6 +67,7 @@ class Start:
             env=self.env,
             files_state=lambda: None,
             memory_limit=lambda: None,
+            interpreter=lambda: None,
             publish=self.served.append,
         )
 
