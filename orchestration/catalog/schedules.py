@@ -2,14 +2,16 @@
 
 import re
 import zoneinfo
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from difflib import get_close_matches
+from itertools import chain, count, takewhile
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictStr
 
 from orchestration.catalog.fields import rendered
-from orchestration.catalog.names import STARTER_KEYS
+from orchestration.catalog.names import STARTER_KEYS, build_job, slug_of
 from orchestration.catalog.partition_keys import PartitionKeyError, check_key, read_build_key
 
 ON_NEW_INPUTS = "on_new_inputs"
@@ -128,6 +130,28 @@ class Schedule(CronSchedule):
     def key_at(self, time: datetime) -> str:
         """The partition to build at that time."""
         return key_at(self.partition, time)
+
+
+def ticks_between(schedule: "CronSchedule", begin: datetime, end: datetime) -> Iterator[datetime]:
+    """The times of a schedule with times of its own that lie between two others, both left out."""
+    from croniter import croniter
+
+    zone = zoneinfo.ZoneInfo(schedule.timezone)
+    times = croniter(schedule.cron, begin.astimezone(zone), ret_type=datetime)
+    return takewhile(lambda time: time < end, times)
+
+
+def schedule_names(slug: str, schedules: Sequence["Schedule"]) -> dict[str, "Schedule"]:
+    """The names of a product's schedules: of what they build, so that they stay as they are.
+
+    By its name Dagster knows whether somebody has switched one off.
+    """
+    names: dict[str, Schedule] = {}
+    for schedule in schedules:
+        first = f"{build_job(slug)}_{slug_of(schedule.partition).strip('_')}"
+        others = (f"{first}_{number}" for number in count(2))
+        names[next(n for n in chain([first], others) if n not in names)] = schedule
+    return names
 
 
 CronSchedules = Annotated[

@@ -28,6 +28,7 @@ from orchestration.catalog.products import Product
 from orchestration.catalog.recipes import recipe_inputs
 from orchestration.definitions.execution import Event, check_specs, execute, partition_of
 from orchestration.definitions.partitions import build_partitions
+from orchestration.definitions.schedules import build_schedules
 from orchestration.definitions.team import with_team_definitions
 from orchestration.lifecycle.checks import BUILD_CHECKS
 from orchestration.lifecycle.stages import run_stage
@@ -71,7 +72,12 @@ def product_definitions(**fields: Any) -> Definitions:
         tags={"product": slug},
     )
     # The stages' work is done by processes of their own already.
-    definitions = Definitions(assets=assets, jobs=[job], executor=in_process_executor)
+    definitions = Definitions(
+        assets=assets,
+        jobs=[job],
+        schedules=build_schedules(slug, job, product.schedule),
+        executor=in_process_executor,
+    )
     return with_team_definitions(definitions, product_folder(checkout_root(), product.folder), slug)
 
 
