@@ -58,6 +58,11 @@ class IngestGroup(BaseModel):
         return slug_of(self.name)
 
     @property
+    def job(self) -> str:
+        """The name of the job that ingests it."""
+        return f"ingest_{self.slug}"
+
+    @property
     def asks_source(self) -> bool:
         """Whether each template has a version of its own, which its source knows."""
         return self.version == SOURCE

@@ -26,10 +26,10 @@ from pydantic_core import PydanticCustomError
 from orchestration.catalog.checks import Checks
 from orchestration.catalog.fields import Text, checked_text, rendered
 from orchestration.catalog.ingest_groups import Ingest
-from orchestration.catalog.names import slug_of
+from orchestration.catalog.names import INGEST, build_job, slug_of
 from orchestration.catalog.retention import Retention
 from orchestration.catalog.retries import Retries
-from orchestration.catalog.schedules import Schedules
+from orchestration.catalog.schedules import Schedules, schedule_names
 from orchestration.catalog.yaml_file import Place, Problem, YamlFileError, read_yaml_mapping
 
 MAX_SLUG_LENGTH = 100  # it is a file name, and a part of longer names
@@ -277,6 +277,19 @@ class ProductsFile(BaseModel):
             }
         )
         return self.model_copy(update={"products": products, "ingest": ingest})
+
+    @property
+    def schedules(self) -> list[str]:
+        """The schedules of all products and groups, as `<location>/<name>`."""
+        found = {
+            product.slug: schedule_names(build_job(product.slug), product.schedule)
+            for product in self.products
+        }
+        of_groups = [schedule_names(group.job, group.schedule) for group in self.ingest.groups]
+        return [
+            *(f"{slug}/{name}" for slug, names in found.items() for name in names),
+            *(f"{INGEST}/{name}" for names in of_groups for name in names),
+        ]
 
 
 def _merged(defaults: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

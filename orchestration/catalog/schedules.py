@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from difflib import get_close_matches
 from itertools import chain, count, takewhile
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictStr
 
 from orchestration.catalog.fields import rendered
-from orchestration.catalog.names import STARTER_KEYS, build_job, slug_of
+from orchestration.catalog.names import STARTER_KEYS, slug_of
 from orchestration.catalog.partition_keys import PartitionKeyError, check_key, read_build_key
 
 ON_NEW_INPUTS = "on_new_inputs"
@@ -108,6 +108,11 @@ class CronSchedule(BaseModel):
     cron: Cron = Field(description="The times in cron's notation, such as `0 5 * * *`.")
     timezone: Timezone = Field(default="UTC", description="The time zone of these times.")
 
+    @property
+    def kind(self) -> str:
+        """A word for what it makes."""
+        return "schedule"
+
 
 class Schedule(CronSchedule):
     """When a product is built by itself, and as which partition."""
@@ -127,31 +132,14 @@ class Schedule(CronSchedule):
         """Whether it has no times of its own, but those at which the inputs are new."""
         return self.cron == ON_NEW_INPUTS
 
+    @property
+    def kind(self) -> str:
+        """A word for what it makes."""
+        return ON_NEW_INPUTS if self.follows_inputs else slug_of(self.partition).strip("_")
+
     def key_at(self, time: datetime) -> str:
         """The partition to build at that time."""
         return key_at(self.partition, time)
-
-
-def ticks_between(schedule: "CronSchedule", begin: datetime, end: datetime) -> Iterator[datetime]:
-    """The times of a schedule with times of its own that lie between two others, both left out."""
-    from croniter import croniter
-
-    zone = zoneinfo.ZoneInfo(schedule.timezone)
-    times = croniter(schedule.cron, begin.astimezone(zone), ret_type=datetime)
-    return takewhile(lambda time: time < end, times)
-
-
-def schedule_names(slug: str, schedules: Sequence["Schedule"]) -> dict[str, "Schedule"]:
-    """The names of a product's schedules: of what they build, so that they stay as they are.
-
-    By its name Dagster knows whether somebody has switched one off.
-    """
-    names: dict[str, Schedule] = {}
-    for schedule in schedules:
-        first = f"{build_job(slug)}_{slug_of(schedule.partition).strip('_')}"
-        others = (f"{first}_{number}" for number in count(2))
-        names[next(n for n in chain([first], others) if n not in names)] = schedule
-    return names
 
 
 CronSchedules = Annotated[
@@ -162,3 +150,26 @@ Schedules = Annotated[
     tuple[Schedule, ...],
     BeforeValidator(_as_list, json_schema_input_type=str | Schedule | list[str | Schedule]),
 ]
+AnySchedule = TypeVar("AnySchedule", bound=CronSchedule)
+
+
+def ticks_between(schedule: CronSchedule, begin: datetime, end: datetime) -> Iterator[datetime]:
+    """The times of a schedule with times of its own that lie between two others, both left out."""
+    from croniter import croniter
+
+    zone = zoneinfo.ZoneInfo(schedule.timezone)
+    times = croniter(schedule.cron, begin.astimezone(zone), ret_type=datetime)
+    return takewhile(lambda time: time < end, times)
+
+
+def schedule_names(job: str, schedules: Sequence[AnySchedule]) -> dict[str, AnySchedule]:
+    """The names of a job's schedules in Dagster, which knows by them what is switched off.
+
+    A name says what is made, and not when, so that it stays as it is where the time is changed.
+    """
+    names: dict[str, AnySchedule] = {}
+    for schedule in schedules:
+        first = f"{job}_{schedule.kind}"
+        others = (f"{first}_{number}" for number in count(2))
+        names[next(name for name in chain([first], others) if name not in names)] = schedule
+    return names

@@ -15,13 +15,13 @@ from dagster import (
     SkipReason,
 )
 
-from orchestration.catalog.names import build_partition_set
+from orchestration.catalog.names import build_job, build_partition_set
 from orchestration.catalog.schedules import CronSchedule, Schedule, schedule_names, ticks_between
 from orchestration.definitions.partitions import add_partition
 
 # Dagster's own names of tags: of what has launched a run, and of the time that this was due.
 SCHEDULE_TAG = "dagster/schedule_name"
-DUE_TAG = "dagster/scheduled_execution_time"
+DUE_TAG = ".dagster/scheduled_execution_time"
 # Of a run: the times that it makes up for.
 MISSED_TAG = "orchestration/makes_up_for"
 UNFINISHED = [
@@ -53,7 +53,7 @@ def build_schedules(slug: str, job: Any, schedules: Sequence[Schedule]) -> list[
             description=f"Builds {schedule.partition}.",
             request=launching(schedule),
         )
-        for name, schedule in schedule_names(slug, schedules).items()
+        for name, schedule in schedule_names(build_job(slug), schedules).items()
         if not schedule.follows_inputs
     ]
 

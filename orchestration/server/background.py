@@ -7,10 +7,11 @@ from pathlib import Path
 from dagster import DagsterInstance
 
 from orchestration import OrchestrationError
-from orchestration.catalog.products import Product
+from orchestration.catalog.products import Product, ProductsFile
 from orchestration.instance.deaths import note_death, note_deaths
 from orchestration.instance.home import open_instance, wait_for_database
 from orchestration.instance.partitions import add_starter_partitions
+from orchestration.instance.schedules import forget_removed, readdress
 from orchestration.lifecycle.environment import dcpy_python, problem_with_dcpy
 from orchestration.lifecycle.results import lifecycle_dir
 from orchestration.server.forkserver import Forkserver, Process
@@ -39,14 +40,28 @@ class Background:
             task.kill()
 
 
-def create_instance() -> None:
-    """Creates Dagster's database where there is none, and has the runs fail that died with it."""
-    _with_instance(note_deaths)
+def create_instance(sockets: Mapping[str, str]) -> None:
+    """Creates Dagster's database where there is none.
+
+    Where there is one, has the runs fail that died with it, and its schedules be those of the
+    locations on these sockets.
+    """
+
+    def work(instance: DagsterInstance) -> None:
+        note_deaths(instance)
+        readdress(instance, sockets)
+
+    _with_instance(work)
 
 
-def add_partitions(slugs: Sequence[str]) -> None:
-    """Gives new products their starter partitions."""
-    _with_instance(lambda instance: add_starter_partitions(instance, slugs))
+def follow(file: ProductsFile) -> None:
+    """Gives new products their starter partitions, and has removed schedules forgotten."""
+
+    def work(instance: DagsterInstance) -> None:
+        add_starter_partitions(instance, [product.slug for product in file.products])
+        forget_removed(instance, file.schedules)
+
+    _with_instance(work)
 
 
 def _with_instance(work: Callable[[DagsterInstance], None]) -> None:

@@ -69,9 +69,14 @@ class CodeLocations:
     def entries(self) -> list[dict[str, object]]:
         """What Dagster's workspace file says of them."""
         return [
-            {"grpc_server": {"location_name": location.name, "socket": str(location.socket)}}
-            for location in self._locations.values()
+            {"grpc_server": {"location_name": name, "socket": socket}}
+            for name, socket in self.sockets.items()
         ]
+
+    @property
+    def sockets(self) -> dict[str, str]:
+        """Where each is asked for."""
+        return {location.name: str(location.socket) for location in self._locations.values()}
 
     @property
     def services(self) -> list[Service]:
@@ -112,7 +117,7 @@ class CodeLocations:
 
     def _clean_answers(self) -> None:
         """Removes what is kept of locations that there are no more, and what a crash has left."""
-        names = {INGEST, *(product.slug for product in self._sources.products)}
+        names = {INGEST, *(product.slug for product in self._sources.file.products)}
         for path in self._answers.iterdir():
             if path.stem not in names or path.name.startswith("."):
                 path.unlink()

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from orchestration import OrchestrationError
 from orchestration.catalog.checkout import PROJECT_ROOT, products_file
-from orchestration.catalog.products import Product, ProductsFile, read_products_file
-from orchestration.catalog.retention import Retention
+from orchestration.catalog.products import ProductsFile, read_products_file
 from orchestration.definitions.interpreter import Interpreter
 from orchestration.generator.generate import generate, warnings
 from orchestration.generator.render import LOCATIONS
@@ -18,9 +17,8 @@ class Sources:
     """The files as they are now, the generated ones kept up to date with the others."""
 
     def __init__(self, root: Path, selection: Selection, *, watches: bool) -> None:
-        self.products: Sequence[Product] = ()
-        self.retention: Retention | None = None
-        """How much of what runs leave is kept, where anything says so."""
+        self.file = ProductsFile(products=())
+        """What products.yml says."""
         self.names: Sequence[str] = ()
         """The locations to serve."""
         self.files = Watch(root)
@@ -46,26 +44,26 @@ class Sources:
             print(f"warning: {warning}", flush=True)
 
     def _take(self, file: ProductsFile) -> None:
-        self.products, self.retention = file.products, file.retention
-        self.files.take(self.products)
+        self.file = file
+        self.files.take(file.products)
 
     def _select(self) -> None:
         if not self._watches:
             self._take(read_products_file(products_file(self._root)))
         self.names = [
             name
-            for name in self._selection.locations(self.products)
+            for name in self._selection.locations(self.file.products)
             if (PROJECT_ROOT / LOCATIONS / f"{name}.py").exists()
         ]
 
     def memory_limit(self, name: str) -> int | None:
         """How many MB a location may take, if there is a limit."""
-        limits = (p.memory_limit_mb for p in self.products if p.slug == name)
+        limits = (p.memory_limit_mb for p in self.file.products if p.slug == name)
         return next(limits, None)
 
     def interpreter(self, name: str) -> Interpreter | None:
         """The interpreter that a location has for itself, if it has one."""
-        found = (Interpreter.of(p, self._root) for p in self.products if p.slug == name)
+        found = (Interpreter.of(p, self._root) for p in self.file.products if p.slug == name)
         return next(found, None)
 
     def watch(self) -> set[str]:

@@ -4,7 +4,8 @@ For `--cold`, and where a release of Dagster has moved a private name that `up` 
 """
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 
 from orchestration import OrchestrationError
 from orchestration.catalog.checkout import PROJECT_ROOT
@@ -26,6 +27,8 @@ class StockLocations:
 
     services: tuple[Service, ...] = ()
     broken: tuple[str, ...] = ()
+    sockets: Mapping[str, str] = MappingProxyType({})
+    """Where each is asked for; Dagster does not say."""
     are_served = True
     is_waiting = False
 

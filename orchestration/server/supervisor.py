@@ -24,8 +24,8 @@ from orchestration.instance.home import prepare_dagster_home
 from orchestration.server import console, control
 from orchestration.server.background import (
     Background,
-    add_partitions,
     create_instance,
+    follow,
     warn_of_dcpy,
 )
 from orchestration.server.claims import Claims
@@ -133,10 +133,10 @@ class Supervisor:
         Raises OrchestrationError when the checkout cannot be used, or has not what is to be served.
         """
         self.sources.load()
-        # Before anybody else opens the instance: whoever is first creates it.
-        creating = self.background.start(create_instance)
         self.locations.start()
-        self.background.start(partial(warn_of_dcpy, self.sources.products, self.root))
+        # Before anybody else opens the instance: whoever is first creates it.
+        creating = self.background.start(partial(create_instance, self.locations.sockets))
+        self.background.start(partial(warn_of_dcpy, self.sources.file.products, self.root))
         while not self.signals.has_stopped:
             self._wait()
             self.signals.watch()
@@ -145,17 +145,19 @@ class Supervisor:
             self.background.watch()
             self.runs.watch()
             self.locations.watch()
-            self.nightly.watch(self.sources.retention)
+            self.nightly.watch(self.sources.file.retention)
             if not self.dagster.watch() or not self._state_is_there():
                 return 1
             if self.dagster.are_started:
+                if self.sources.file is not self._followed:
+                    self._follow()
                 self._announce()
             elif status := creating.poll():
                 print(f"Preparing Dagster's database {ending(status)}.", flush=True)
                 return 1
             elif status == 0 and self.locations.are_served:
                 self.dagster.start()
-                self._seed()
+                self._follow()
         return 0
 
     def _wait(self) -> None:
@@ -184,19 +186,18 @@ class Supervisor:
                 self.locations.handle(request, caller)
 
     def _publish(self) -> None:
-        """Tells webserver and daemon of the locations, and gives new ones their partitions."""
+        """Tells webserver and daemon of the locations."""
         self.dagster.write_workspace(self.locations.entries)
-        if self.dagster.are_started:
-            self._seed()
 
-    def _seed(self) -> None:
-        slugs = [product.slug for product in self.sources.products]
-        self._seeding = self.background.start(partial(add_partitions, slugs))
+    def _follow(self) -> None:
+        """Has Dagster's state follow products.yml."""
+        self._followed = self.sources.file
+        self._following = self.background.start(partial(follow, self._followed))
 
     def _announce(self) -> None:
         names = list(self.sources.names)
         is_new = names != self._announced
-        if not is_new or not self.dagster.are_up or self._seeding.poll() is None:
+        if not is_new or not self.dagster.are_up or self._following.poll() is None:
             return
         number = counted(len(names), "code location")
         if self._announced is None:

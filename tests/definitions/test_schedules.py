@@ -30,7 +30,7 @@ from dagster._core.scheduler.instigation import (
 from dagster._utils.schedules import schedule_execution_time_iterator
 
 from orchestration.definitions.product import product_definitions
-from orchestration.definitions.schedules import MISSED_TAG, SCHEDULE_TAG
+from orchestration.definitions.schedules import DUE_TAG, MISSED_TAG, SCHEDULE_TAG
 
 NIGHT = datetime(2026, 3, 10, 5, tzinfo=UTC)
 
@@ -131,7 +131,7 @@ def test_while_what_it_launched_goes_on_it_launches_nothing_and_says_so(
     schedule = the_schedule()
     tags = {
         SCHEDULE_TAG: schedule.name,
-        "dagster/scheduled_execution_time": (NIGHT - timedelta(days=1)).isoformat(),
+        DUE_TAG: (NIGHT - timedelta(days=1)).isoformat(),
     }
     job = product_definitions(id="a b", build_command="make").resolve_job_def("build_a_b")
     run = instance.create_run_for_job(job, tags=tags, status=DagsterRunStatus.STARTED)
@@ -147,7 +147,7 @@ def test_while_what_it_launched_goes_on_it_launches_nothing_and_says_so(
 
 def test_a_tick_that_was_cut_short_finds_its_own_run_again(instance: DagsterInstance) -> None:
     schedule = the_schedule()
-    tags = {SCHEDULE_TAG: schedule.name, "dagster/scheduled_execution_time": NIGHT.isoformat()}
+    tags = {SCHEDULE_TAG: schedule.name, DUE_TAG: NIGHT.isoformat()}
     job = product_definitions(id="a b", build_command="make").resolve_job_def("build_a_b")
     instance.create_run_for_job(job, tags=tags, status=DagsterRunStatus.STARTED)
     assert request(schedule, instance)

@@ -20,6 +20,7 @@ from dagster_shared.error import SerializableErrorInfo
 from orchestration.catalog import names
 from orchestration.catalog.checkout import PROJECT_ROOT
 from orchestration.cli import local_runs
+from orchestration.definitions import schedules
 from orchestration.server import dagster_internals
 from orchestration.server.dagster_internals import PRELOADED
 from orchestration.server.forkserver import SCRIPTS, Forkserver
@@ -345,6 +346,8 @@ def test_the_names_that_are_only_words_are_dagsters() -> None:
         PARTITION_NAME_TAG,
         POOL_TAG_PREFIX,
         REPOSITORY_LABEL_TAG,
+        SCHEDULE_NAME_TAG,
+        SCHEDULED_EXECUTION_TIME_TAG,
     )
 
     assert (
@@ -352,9 +355,13 @@ def test_the_names_that_are_only_words_are_dagsters() -> None:
         names.REPOSITORY_TAG,
         local_runs.POOL_TAG,
         names.PARTITION_TAG,
+        schedules.SCHEDULE_TAG,
+        schedules.DUE_TAG,
     ) == (
         IMPLICIT_ASSET_JOB_NAME,
         REPOSITORY_LABEL_TAG,
         POOL_TAG_PREFIX,
         PARTITION_NAME_TAG,
+        SCHEDULE_NAME_TAG,
+        SCHEDULED_EXECUTION_TIME_TAG,
     )
