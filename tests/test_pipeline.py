@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from dagster import AssetKey, DagsterInstance, DagsterRunStatus, RunsFilter
+from dagster import AssetKey, DagsterEventType, DagsterInstance, DagsterRunStatus, RunsFilter
 
 from orchestration.catalog.checkout import SAMPLE_ROOT
 from orchestration.cli.main import main
@@ -151,6 +151,7 @@ def test_the_metadata_of_a_build_tells_versions_outputs_and_the_logs_end(
     csv_file = workplace.libraries / "build" / "libraries.csv"
     assert outputs == {"libraries.csv": csv_file.stat().st_size}
     assert "Wrote 24 branches" in build["log_tail"]
+    assert list(build)[-1] == "log_tail"
     assert build["seconds"] > 0
 
     assert metadata(instance, "libraries", "package")["stub"] is True
@@ -162,6 +163,30 @@ def test_runs_from_the_command_line_are_in_the_ui_later(instance: DagsterInstanc
     assert run.tags["dagster/partition"] == BUILD
     assert run.tags[".dagster/repository"] == "__repository__@libraries"
     assert instance.has_dynamic_partition("build_libraries", BUILD)
+
+
+def test_a_run_shows_no_tags_that_only_the_machine_needs(instance: DagsterInstance) -> None:
+    from dagster._core.storage.tags import HIDDEN_TAG_PREFIX
+
+    for run in instance.get_runs():
+        shown = {name for name in run.tags if not name.startswith(HIDDEN_TAG_PREFIX)}
+        assert shown <= {"dagster/partition", "dagster/partition_set", "product"}
+
+
+def test_what_a_stage_prints_is_in_the_uis_tab_of_standard_output_and_once_in_the_terminal(
+    instance: DagsterInstance, built: Workplace
+) -> None:
+    [run] = instance.get_runs(RunsFilter(job_name="build_libraries"))
+    [captured] = instance.get_records_for_run(
+        run.run_id, of_type=DagsterEventType.LOGS_CAPTURED
+    ).records
+    event = captured.event_log_entry.get_dagster_event()
+    key = [run.run_id, "compute_logs", event.logs_captured_data.file_key]
+    manager = instance.compute_log_manager
+    logs = manager.get_log_data(key)
+    assert logs.stdout and b"Wrote 24 branches" in logs.stdout
+    assert manager.is_capture_complete(key)
+    assert built.outputs["libraries"].count("Wrote 24 branches") == 1
 
 
 def test_the_other_products_of_the_sample_are_built(workplace: Workplace) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from orchestration import OrchestrationError
-from orchestration.catalog.templated_yaml import NeedsVariables, templated_mapping
+from orchestration.catalog.templated_yaml import UNKNOWN, NeedsVariables, templated_mapping
 
 ID = re.compile(rb"""\bid: *["']?([^\s"',}]+)""")
+# The one variable that a template can use.
+VERSION = "{{ version }}"
 # What the source types call the place they read from. Source: dcpy/lifecycle/ingest/models.py.
 SOURCE_PLACES = ("url", "path", "endpoint", "key", "uid", "dataset", "product", "name", "server")
 
@@ -30,6 +32,8 @@ class IngestTemplate:
     """As what ingest archives the source as it was read: a dataset's id where it gives one only."""
     datasets: tuple[str, ...] = ()
     depends_on: tuple[str, ...] = ()
+    group: str | None = None
+    """The group that it wants to be shown in."""
     warnings: tuple[str, ...] = ()
     """What is wrong with it that does not keep it from running."""
     problem: str | None = None
@@ -120,6 +124,8 @@ def _template(path: Path, data: Mapping[Any, Any]) -> IngestTemplate:
             if isinstance(dataset, dict) and "id" in dataset
         ),
         depends_on=_names(path, data.get("depends_on")),
+        # `custom` is where dcpy has room for what it does not know itself.
+        group=_text(_mapping(attributes.get("custom")).get("group")),
     )
 
 
@@ -128,7 +134,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
+    return None if value is None else str(value).replace(UNKNOWN, VERSION)
 
 
 def _names(path: Path, value: Any) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import yaml
 from orchestration import OrchestrationError
 
 # Recipes and templates are Jinja; a variable's value is not known here and does not matter.
-UNKNOWN = "UNKNOWN"
+UNKNOWN = "UNKNOWN_VARIABLE"
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # The C loader ends the whole process on deep nesting, which takes this many of the characters that
 # open something.

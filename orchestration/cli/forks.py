@@ -10,7 +10,6 @@ import json
 import os
 import selectors
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -115,12 +114,20 @@ def _in_fork(work: Callable[[Tell], None], write: int, held_read: int) -> None:
         os.dup2(write, standard)
     console.settle(waits=True)
     end_with(held_read)
-    work(tell)
+    work(telling(write))
 
 
-def tell(message: Message) -> None:
-    """Tells the process that forked this one."""
-    sys.stdout.write(json.dumps(message) + "\n")
+def telling(pipe: int) -> Tell:
+    """A function that tells the process at the other end of the pipe.
+
+    It is not to be standard output, which Dagster has go to a file while a step is at work.
+    """
+    stream = console.stream_to(pipe)
+
+    def tell(message: Message) -> None:
+        stream.write(json.dumps(message) + "\n")
+
+    return tell
 
 
 def end_with(file: int) -> None:

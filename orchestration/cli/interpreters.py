@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from orchestration import OrchestrationError
-from orchestration.cli.forks import end_with, tell
+from orchestration.cli.forks import end_with, telling
 from orchestration.definitions.interpreter import Interpreter
 from orchestration.instance.home import has_postgres
 from orchestration.lifecycle.reaper import end_as
@@ -52,7 +52,7 @@ def main() -> None:
     """Does what it is told on standard input."""
     work, arguments = pickle.load(sys.stdin.buffer)
     end_with(sys.stdin.fileno())
-    work(*arguments, tell)
+    work(*arguments, telling(os.dup(sys.stdout.fileno())))
 
 
 if __name__ == "__main__":

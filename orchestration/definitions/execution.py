@@ -11,15 +11,14 @@ from dagster import (
     AssetExecutionContext,
     AssetKey,
     Backoff,
-    Failure,
     MaterializeResult,
     MetadataValue,
     Output,
     RetryPolicy,
-    RetryRequested,
 )
 
 from orchestration.catalog.retries import Retries
+from orchestration.definitions.failure import StageFailure, StageRetry
 from orchestration.definitions.metadata import metadata_of, metadata_of_check, tail_of
 from orchestration.lifecycle.checks import CheckFailed
 from orchestration.lifecycle.child import StageFailed
@@ -55,15 +54,16 @@ def execute(
             metadata = {
                 "exit_code": failed.finished.returncode,
                 "log": MetadataValue.path(str(failed.log)),
-                "log_tail": tail_of(failed.finished.tail),
             }
         if failed.workspace:
             metadata["workspace"] = MetadataValue.path(str(failed.workspace))
-        failure = Failure(str(failed), metadata=metadata)
+        if failed.finished:
+            metadata["log_tail"] = tail_of(failed.finished.tail)
+        failure = StageFailure(str(failed), metadata)
         failure.__cause__ = failed.__cause__
         if failed.is_transient and attempt < times:
             # Not by a policy of the asset's, by which what is cancelled is tried again, too.
-            raise RetryRequested(max_retries=times) from failure
+            raise StageRetry(str(failed), times) from failure
         raise failure from failed.__cause__
     yield MaterializeResult(metadata=metadata_of(outcome))
     if isinstance(outcome, Ingested | Built):

@@ -28,6 +28,7 @@ from orchestration.catalog.ingest_groups import Ingest
 from orchestration.catalog.ingest_templates import IngestTemplate, read_templates
 from orchestration.catalog.names import INGEST
 from orchestration.catalog.retries import Retries
+from orchestration.catalog.template_groups import template_groups
 from orchestration.definitions.execution import Event, check_specs, execute, partition_of
 from orchestration.definitions.partitions import ingest_partitions
 from orchestration.lifecycle.checks import INGEST_CHECKS
@@ -63,10 +64,18 @@ def ingest_definitions(**fields: Any) -> Definitions:
     for template in templates:
         for complaint in filter(None, (template.problem, *template.warnings)):
             get_dagster_logger().warning(f"Ingest template {template.id}: {complaint}")
+    # Of a template that is in several, the first is the one that it is shown in.
+    named = {
+        name: group.name
+        for group in reversed(settings.groups)
+        for name in group.members(template.id for template in templates)
+    }
+    groups = template_groups(templates, named)
     return Definitions(
         assets=[
             build_ingest_asset(
                 template=template,
+                group=groups[template.id],
                 retries=settings.retries,
                 checks=settings.checks_of(template.id),
             )
@@ -77,7 +86,11 @@ def ingest_definitions(**fields: Any) -> Definitions:
 
 
 def build_ingest_asset(
-    *, template: IngestTemplate, retries: Retries = RETRIES, checks: Checks = CHECKS
+    *,
+    template: IngestTemplate,
+    group: str = INGEST,
+    retries: Retries = RETRIES,
+    checks: Checks = CHECKS,
 ) -> AssetsDefinition:
     """The asset of one template; its partition key is the version handed to dcpy's `ingest`."""
     name = f"ingest__{_identifier(template.id)}"
@@ -93,9 +106,9 @@ def build_ingest_asset(
                     for other in template.depends_on
                 ],
                 description=_description(template),
-                group_name="ingest",
+                group_name=group,
                 tags={"lifecycle_stage": "ingest"},
-                kinds={"dcpy", "parquet"},
+                kinds=_kinds(template),
                 metadata=_metadata(template),
             )
         ],
@@ -117,6 +130,12 @@ def _identifier(template_id: str) -> str:
         return template_id
     digest = hashlib.sha256(template_id.encode(errors="surrogateescape")).hexdigest()[:8]
     return re.sub(r"[^A-Za-z0-9_]+", "_", template_id) + f"_{digest}"
+
+
+def _kinds(template: IngestTemplate) -> set[str]:
+    # Where Dagster has a picture for the word, as for s3, it shows that.
+    source = re.sub(r"[^A-Za-z0-9_.-]+", "_", template.source_type or "")[:63]
+    return {"parquet", source} if source else {"parquet"}
 
 
 def _description(template: IngestTemplate) -> str:

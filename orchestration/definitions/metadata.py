@@ -1,5 +1,6 @@
 """Materialization metadata in the form that Dagster's UI shows best."""
 
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,6 +31,8 @@ from orchestration.lifecycle.results import size_of
 MAX_FILES_SHOWN = 50
 MAX_TABLES_SHOWN = 40
 MAX_PREVIEWS = 10
+# What a column of the UI takes without cutting off what stands in other rows.
+TAIL_WIDTH = 60
 
 
 def metadata_of(outcome: Outcome) -> dict[str, Any]:
@@ -135,8 +138,13 @@ def _of_checkout(commit: Commit | None) -> dict[str, Any]:
 
 
 def tail_of(lines: str) -> MarkdownMetadataValue:
-    """The last lines that a process has printed."""
-    return MetadataValue.md(f"```\n{lines}\n```")
+    """The last lines that a process has printed, broken where they are too long for the UI."""
+    wrapped = (part for line in lines.split("\n") for part in _wrapped(line))
+    return MetadataValue.md("```\n" + "\n".join(wrapped) + "\n```")
+
+
+def _wrapped(line: str) -> Sequence[str]:
+    return textwrap.wrap(line, TAIL_WIDTH, drop_whitespace=False, replace_whitespace=False) or [""]
 
 
 def _of_process(process: Process) -> dict[str, Any]:

@@ -33,6 +33,8 @@ from orchestration.definitions.team import with_team_definitions
 from orchestration.lifecycle.checks import BUILD_CHECKS
 from orchestration.lifecycle.stages import run_stage
 
+# What Dagster makes itself of what another location defines, but in a group called `default`.
+STUB = {"dagster/auto_created_stub_asset": True}
 DESCRIPTIONS = {
     "plan": (
         "Resolves every version that the recipe leaves open, and writes the lock file.",
@@ -56,15 +58,17 @@ def product_definitions(**fields: Any) -> Definitions:
     """
     product = Product(**fields)
     slug = product.slug
+    inputs = _plan_deps(product)
     stages = zip([None, *STAGES], STAGES, strict=False)
     assets = [
         build_stage_asset(
             product=product,
             stage=stage,
-            deps=[AssetKey([slug, upstream])] if upstream else _plan_deps(product),
+            deps=[AssetKey([slug, upstream])] if upstream else inputs,
         )
         for upstream, stage in stages
     ]
+    stubs = [AssetSpec(each.asset_key, group_name=slug, metadata=STUB) for each in inputs]
     job = define_asset_job(
         build_job(slug),
         selection=assets,
@@ -73,7 +77,7 @@ def product_definitions(**fields: Any) -> Definitions:
     )
     # The stages' work is done by processes of their own already.
     definitions = Definitions(
-        assets=assets,
+        assets=[*assets, *stubs],
         jobs=[job],
         schedules=build_schedules(slug, job, product.schedule),
         executor=in_process_executor,

@@ -60,7 +60,7 @@ def prepare_dagster_home() -> Path:
         _move_over(results / "dagster", home)
     for folder, variable in ((results, "DCPY_LIFECYCLE_DATA_DIR"), (home, "DAGSTER_HOME")):
         _mark(make_private(folder), variable)
-    settings = _project_settings()
+    settings = _project_settings() | {"compute_logs": _step_logs(home)}
     folder = home
     if home != default:
         settings = _with_the_users(home / CONFIGURATION.name, settings)
@@ -148,17 +148,13 @@ def _with_the_users(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
         # An earlier version copied its configuration here; its launcher may be elsewhere by now.
         del theirs["run_launcher"]
     home = str(file.parent)
-    state = {
-        "local_artifact_storage": ("dagster._core.storage.root", "LocalArtifactStorage", home),
-        "compute_logs": (
-            "dagster._core.storage.local_compute_log_manager",
-            "LocalComputeLogManager",
-            str(file.parent / "storage"),
-        ),
-    }
     beside: dict[str, Any] = {
-        key: {"module": module, "class": name, "config": {"base_dir": folder}}
-        for key, (module, name, folder) in state.items()
+        "local_artifact_storage": {
+            "module": "dagster._core.storage.root",
+            "class": "LocalArtifactStorage",
+            "config": {"base_dir": home},
+        },
+        "compute_logs": settings.pop("compute_logs"),
     }
     if "storage" not in settings and not any(key in theirs for key in OLD_STORAGES):
         beside["storage"] = {"sqlite": {"base_dir": home}}
@@ -174,6 +170,18 @@ def _with_the_users(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
             "of it does not hold"
         )
     return {key: settings[key] for key in settings if key not in decided} | beside | theirs
+
+
+def _step_logs(home: Path) -> dict[str, Any]:
+    where = {"config": {"base_dir": str(home / "storage")}}
+    try:
+        from orchestration.instance.step_logs import StepLogs
+    except ImportError as error:
+        reason = f"{type(error).__name__}: {error}"
+        print(f"warning: steps start slower, and print on the terminal, too: {reason}")
+        module = "dagster._core.storage.local_compute_log_manager"
+        return {"module": module, "class": "LocalComputeLogManager", **where}
+    return {"module": StepLogs.__module__, "class": StepLogs.__name__, **where}
 
 
 def _read(file: Path) -> dict[str, Any]:

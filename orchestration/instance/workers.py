@@ -4,9 +4,10 @@ import os
 import socket
 from pathlib import Path
 
-WORKER_TAG = "orchestration/worker"
+# Dagster hides the tags that begin with a dot: they say nothing to people.
+WORKER_TAG = ".dagster/orchestration/worker"
 # The process that launches a run, which is there before the run's own.
-LAUNCHER_TAG = "orchestration/launcher"
+LAUNCHER_TAG = ".dagster/orchestration/launcher"
 
 
 def process_identity(pid: int) -> str:

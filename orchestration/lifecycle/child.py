@@ -95,7 +95,7 @@ def run(
     redact: Redactor,
     grace: float = GRACE_SECONDS,
 ) -> Finished:
-    """Runs the command to its end, its output going to `logger` and to the end of `log`.
+    """Runs the command to its end, its output going to `logger`, to the end of `log`, and on.
 
     Nothing that it started is left when this returns or raises, nor when this process is killed.
     When this is interrupted the command gets SIGTERM, and SIGKILL after `grace` seconds.
@@ -159,7 +159,8 @@ def _interrupts_held() -> Iterator[None]:
 
 
 class _Output:
-    """Carries a child's output to the log file and to a logger, without its secrets."""
+    """Carries a child's output to the log file, to a logger and to this process's standard output,
+    without its secrets."""
 
     def __init__(self, logger: logging.Logger, log: Path, redact: Redactor) -> None:
         self._logger = logger
@@ -238,6 +239,11 @@ class _Output:
             self._event_characters += len(text) + 1
             self._event.append(text)
 
+    def _print(self, text: str) -> None:
+        # Not by `print`, which would keep what a full disk has no room for, and try it again.
+        with suppress(OSError, ValueError):
+            os.write(sys.stdout.fileno(), text.encode(errors="replace") + b"\n")
+
     def _write(self, text: str) -> None:
         if self._is_full:
             return
@@ -257,6 +263,7 @@ class _Output:
                 self._event.append("… this is a lot of output; the rest is in the log file only")
             event, self._event = "\n".join(self._event), []
             self._logger.info(event)
+            self._print(event)
 
     def close(self) -> None:
         """Writes what is still held back."""

@@ -28,16 +28,21 @@ def settle(*, waits: bool) -> None:
             os.open(os.devnull, os.O_RDWR)
     encodings = [getattr(stream, "encoding", None) for stream in (sys.stdout, sys.stderr)]
     sys.stdout, sys.stderr = (
-        io.TextIOWrapper(  # type: ignore[type-var]
-            _Stream(number, waits=waits),
-            encoding=encoding or "utf-8",
-            errors="backslashreplace",
-            line_buffering=True,
-            write_through=True,
-        )
+        stream_to(number, encoding=encoding or "utf-8", waits=waits)
         for number, encoding in zip((1, 2), encodings, strict=True)
     )
     os.environ.pop("PYTHONIOENCODING", None)
+
+
+def stream_to(number: int, *, encoding: str = "utf-8", waits: bool = True) -> io.TextIOWrapper:
+    """A stream to the open file of that number which takes any text, also once nobody reads it."""
+    return io.TextIOWrapper(
+        _Stream(number, waits=waits),  # type: ignore[arg-type]
+        encoding=encoding,
+        errors="backslashreplace",
+        line_buffering=True,
+        write_through=True,
+    )
 
 
 def settle_fork() -> None:

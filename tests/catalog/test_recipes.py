@@ -5,7 +5,7 @@ import pytest
 from orchestration import OrchestrationError
 from orchestration.catalog.checkout import SAMPLE_ROOT
 from orchestration.catalog.recipes import RecipeInputs, recipe_inputs
-from orchestration.catalog.templated_yaml import templated_mapping
+from orchestration.catalog.templated_yaml import UNKNOWN, templated_mapping
 from tests.harness.mutations import mutated
 from tests.harness.processes import NYC
 
@@ -36,7 +36,7 @@ def test_a_recipe_is_read_without_what_the_environment_holds(
     # or a location would look different to everybody who loads it
     monkeypatch.setenv("BUILD_ENV_SOURCE", "secret")
     path = recipe(tmp_path, "a: {{ BUILD_ENV_SOURCE }}\n")
-    assert templated_mapping(path) == {"a": "UNKNOWN"}
+    assert templated_mapping(path) == {"a": UNKNOWN}
 
 
 def test_a_base_recipe_gives_its_datasets_too_each_once(tmp_path: Path) -> None:

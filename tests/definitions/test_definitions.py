@@ -163,6 +163,13 @@ def test_the_real_products_and_templates_load(nyc: Path, monkeypatch: pytest.Mon
     assert len(locations) == 20
     check_whole(locations)
     assert len(specs_of([locations["ingest"]])) == 206
+    for location, definitions in locations.items():
+        groups = {spec.group_name for spec in definitions.resolve_all_asset_specs()}
+        assert groups == {location} or location == "ingest"
+    pad = asset(locations["ingest"], "ingest", "dcp_pad")
+    assert pad.group_name == "ingest/dcp/p_t"
+    assert pad.kinds == {"file_download", "parquet"}
+    assert pad.metadata["source"].endswith("/pad_{{ version }}.zip")
     deps = {dep.asset_key for dep in asset(locations["template"], "template", "plan").deps}
     assert {AssetKey(["ingest", f"{system}_libraries"]) for system in ("bpl", "nypl", "qpl")} < deps
     assert all(
@@ -246,6 +253,9 @@ def test_a_broken_template_says_why_and_fails_with_that_while_the_others_load(
     description = str(failure.step_failure_data.user_failure_data.description)
     assert description.startswith("Template 'dpr_parks' cannot be read: ")
     assert reason in description
+    # The sentence is all there is to say: no frames of Dagster below it.
+    assert failure.step_failure_data.error
+    assert failure.step_failure_data.error.to_string() == description
 
 
 def test_a_product_without_a_folder_is_a_location_all_the_same(

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from dagster import DagsterInstance
 
 from orchestration import OrchestrationError
 from orchestration.catalog.checkout import PROJECT_ROOT, SAMPLE_ROOT
+from orchestration.instance.home import INNER
 from orchestration.instance.workers import WORKER_TAG, pid_of
 from orchestration.server.graphql import query
 from tests.harness.processes import ORCHESTRATION, is_running, orchestration, wait_until
@@ -55,7 +57,7 @@ query Plan($pipeline: PipelineSelector!) {
 """
 RUN_QUERY = """
 query Run($id: ID!) {
-  runOrError(runId: $id) { ... on Run { status tags { key value } } }
+  runOrError(runId: $id) { ... on Run { status } }
 }
 """
 RUNS_QUERY = "{ runsOrError { ... on Runs { results { runId } } } }"
@@ -166,6 +168,8 @@ class Server:
         prefix = "--path-prefix"
         self._prefix = options[options.index(prefix) + 1] if prefix in options else ""
         self.url = f"http://127.0.0.1:{self.port}{self._prefix}"
+        chosen = env.get("DAGSTER_HOME")
+        self._instance = Path(chosen) / INNER if chosen else project / ".dagster"
         self._mark = uuid.uuid4().hex
         # Short, since the name of a Unix socket is.
         self._temporary = Path(tempfile.mkdtemp(prefix="up-"))
@@ -350,9 +354,11 @@ class Server:
         return [run["runId"] for run in results]
 
     def run_tags(self, run_id: str) -> dict[str, str]:
-        """The tags of a run."""
-        tags = self.query(RUN_QUERY, id=run_id)["runOrError"]["tags"]
-        return {tag["key"]: tag["value"] for tag in tags}
+        """The tags of a run, those that the UI hides included."""
+        with DagsterInstance.from_config(str(self._instance)) as instance:
+            run = instance.get_run_by_id(run_id)
+            assert run
+            return dict(run.tags)
 
     def run_pid(self, run_id: str) -> int:
         """The process of a run that has started."""
