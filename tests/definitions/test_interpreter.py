@@ -10,6 +10,8 @@ from orchestration.catalog.checkout import PROJECT_ROOT
 from orchestration.catalog.products import Product
 from orchestration.definitions.interpreter import PACKAGES, Interpreter
 
+# What is there with another package.
+COMES_WITH = {"dagster_shared": "dagster", "pydantic_core": "pydantic", "sqlalchemy": "dagster"}
 IMPORTED_AS = {"jinja2": "Jinja2", "dotenv": "python-dotenv", "yaml": "PyYAML"}
 
 
@@ -49,7 +51,7 @@ def test_all_that_a_location_imports_is_asked_for() -> None:
             else []
         )
     }
-    others = imported - set(sys.stdlib_module_names) - {"orchestration", "pydantic_core"}
+    others = imported - set(sys.stdlib_module_names) - {"orchestration", *COMES_WITH}
     assert {IMPORTED_AS.get(name, name) for name in others} == set(PACKAGES)
 
 
