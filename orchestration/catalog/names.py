@@ -37,6 +37,11 @@ def build_job(slug: str) -> str:
     return f"build_{slug}"
 
 
+def inputs_job(slug: str) -> str:
+    """The name of the job that ingests all that a product takes in."""
+    return f"ingest_for_{slug}"
+
+
 def location_names(slugs: Sequence[str]) -> list[str]:
     """The names of all code locations, in the order of the workspace."""
     return [INGEST, *slugs]

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,8 +14,12 @@ from dagster import (
     AssetSpec,
     Config,
     Definitions,
+    JobDefinition,
     LastPartitionMapping,
     MetadataValue,
+    RunRequest,
+    ScheduleDefinition,
+    ScheduleEvaluationContext,
     get_dagster_logger,
     in_process_executor,
     multi_asset,
@@ -24,13 +28,16 @@ from pydantic import Field
 
 from orchestration.catalog.checkout import checkout_root, templates_folder
 from orchestration.catalog.checks import Checks
-from orchestration.catalog.ingest_groups import Ingest
+from orchestration.catalog.ingest_groups import Ingest, IngestGroup
 from orchestration.catalog.ingest_templates import IngestTemplate, read_templates
 from orchestration.catalog.names import INGEST
 from orchestration.catalog.retries import Retries
+from orchestration.catalog.schedules import schedule_names
 from orchestration.catalog.template_groups import template_groups
 from orchestration.definitions.execution import Event, check_specs, execute, partition_of
+from orchestration.definitions.launching import build_launch_job, launch_config
 from orchestration.definitions.partitions import ingest_partitions
+from orchestration.definitions.schedules import build_schedule
 from orchestration.lifecycle.checks import INGEST_CHECKS
 from orchestration.lifecycle.ingest import ingest
 
@@ -61,16 +68,15 @@ def ingest_definitions(**fields: Any) -> Definitions:
     """
     settings = Ingest(**fields)
     templates = read_templates(templates_folder(checkout_root()))
+    ids = [template.id for template in templates]
     for template in templates:
         for complaint in filter(None, (template.problem, *template.warnings)):
             get_dagster_logger().warning(f"Ingest template {template.id}: {complaint}")
     # Of a template that is in several, the first is the one that it is shown in.
-    named = {
-        name: group.name
-        for group in reversed(settings.groups)
-        for name in group.members(template.id for template in templates)
-    }
+    named = {name: group.name for group in reversed(settings.groups) for name in group.members(ids)}
     groups = template_groups(templates, named)
+    again = partial(ingest_definitions, **fields)
+    jobs = [_build_group(group, ids, again) for group in settings.groups]
     return Definitions(
         assets=[
             build_ingest_asset(
@@ -81,8 +87,40 @@ def ingest_definitions(**fields: Any) -> Definitions:
             )
             for template in templates
         ],
+        jobs=[job for job, _ in jobs],
+        schedules=[schedule for _, schedules in jobs for schedule in schedules],
         executor=in_process_executor,
     )
+
+
+def _build_group(
+    group: IngestGroup, templates: Sequence[str], ingest: Callable[[], Definitions]
+) -> tuple[JobDefinition, list[ScheduleDefinition]]:
+    """The job that ingests all of the group's templates, and its schedules."""
+    job = build_launch_job(
+        name=group.job,
+        templates=group.members(templates),
+        version=group.version,
+        description=f"Ingests {group.name}: {', '.join(group.templates)}.",
+        ingest=ingest,
+    )
+
+    def request(context: ScheduleEvaluationContext) -> RunRequest:
+        version = group.version
+        if not group.asks_source:
+            version = group.version_at(context.scheduled_execution_time)
+        return RunRequest(run_config=launch_config(group.job, version))
+
+    return job, [
+        build_schedule(
+            name=name,
+            schedule=schedule,
+            job=job,
+            description=f"Ingests {group.name}, version: {group.version}.",
+            request=request,
+        )
+        for name, schedule in schedule_names(group.job, group.schedule).items()
+    ]
 
 
 def build_ingest_asset(

@@ -11,6 +11,7 @@ from dagster import (
     AssetSpec,
     Config,
     Definitions,
+    JobDefinition,
     LastPartitionMapping,
     MetadataValue,
     define_asset_job,
@@ -21,12 +22,20 @@ from dagster import (
 from pydantic import Field
 
 from orchestration import OrchestrationError
-from orchestration.catalog.checkout import checkout_root, product_folder, templates_folder
+from orchestration.catalog.checkout import (
+    checkout_root,
+    product_folder,
+    products_file,
+    templates_folder,
+)
+from orchestration.catalog.ingest_groups import SOURCE
 from orchestration.catalog.ingest_templates import templates_of
-from orchestration.catalog.names import STAGES, build_job
-from orchestration.catalog.products import Product
+from orchestration.catalog.names import INGEST, STAGES, build_job, inputs_job
+from orchestration.catalog.products import Product, read_products_file
 from orchestration.catalog.recipes import recipe_inputs
 from orchestration.definitions.execution import Event, check_specs, execute, partition_of
+from orchestration.definitions.ingest import ingest_definitions
+from orchestration.definitions.launching import build_launch_job
 from orchestration.definitions.partitions import build_partitions
 from orchestration.definitions.schedules import build_schedules
 from orchestration.definitions.team import with_team_definitions
@@ -58,17 +67,21 @@ def product_definitions(**fields: Any) -> Definitions:
     """
     product = Product(**fields)
     slug = product.slug
-    inputs = _plan_deps(product)
     stages = zip([None, *STAGES], STAGES, strict=False)
+    templates = _templates(product)
+    deps = [
+        AssetDep(AssetKey([INGEST, template]), partition_mapping=LastPartitionMapping())
+        for template in templates
+    ]
     assets = [
         build_stage_asset(
             product=product,
             stage=stage,
-            deps=[AssetKey([slug, upstream])] if upstream else inputs,
+            deps=[AssetKey([slug, upstream])] if upstream else deps,
         )
         for upstream, stage in stages
     ]
-    stubs = [AssetSpec(each.asset_key, group_name=slug, metadata=STUB) for each in inputs]
+    stubs = [AssetSpec(each.asset_key, group_name=slug, metadata=STUB) for each in deps]
     job = define_asset_job(
         build_job(slug),
         selection=assets,
@@ -78,14 +91,15 @@ def product_definitions(**fields: Any) -> Definitions:
     # The stages' work is done by processes of their own already.
     definitions = Definitions(
         assets=[*assets, *stubs],
-        jobs=[job],
+        jobs=[job, *([_inputs_job(product, templates)] if templates else [])],
         schedules=build_schedules(slug, job, product.schedule),
         executor=in_process_executor,
     )
     return with_team_definitions(definitions, product_folder(checkout_root(), product.folder), slug)
 
 
-def _plan_deps(product: Product) -> list[AssetDep]:
+def _templates(product: Product) -> list[str]:
+    """The ids of the templates that give what the product's recipe takes in."""
     root = checkout_root()
     recipe = product_folder(root, product.folder) / product.recipe
     if not recipe.is_file():
@@ -97,11 +111,22 @@ def _plan_deps(product: Product) -> list[AssetDep]:
         return []
     if inputs.warning:
         get_dagster_logger().warning(f"Product {product.id!r}: {inputs.warning}")
-    templates = templates_of(templates_folder(root), inputs.datasets).values()
-    return [
-        AssetDep(AssetKey(["ingest", template]), partition_mapping=LastPartitionMapping())
-        for template in dict.fromkeys(templates)
-    ]
+    return list(dict.fromkeys(templates_of(templates_folder(root), inputs.datasets).values()))
+
+
+def _inputs_job(product: Product, templates: Sequence[str]) -> JobDefinition:
+    return build_launch_job(
+        name=inputs_job(product.slug),
+        templates=templates,
+        version=SOURCE,
+        description=f"Ingests all that {product.id} takes in.",
+        ingest=_ingest_location,
+    )
+
+
+def _ingest_location() -> Definitions:
+    settings = read_products_file(products_file(checkout_root())).ingest
+    return ingest_definitions(**settings.model_dump())
 
 
 class BuildConfig(Config):

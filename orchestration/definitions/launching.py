@@ -1,0 +1,209 @@
+"""Jobs that launch a run of its own for each of many ingest templates.
+
+Their versions are partitions of as many sets, of which one run can have but one. A template that
+fails does not stop the others.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from graphlib import TopologicalSorter
+from typing import Any
+
+from dagster import (
+    AssetKey,
+    DagsterRunStatus,
+    Definitions,
+    Failure,
+    JobDefinition,
+    OpExecutionContext,
+    RunsFilter,
+    job,
+    op,
+)
+from dagster import Field as ConfigField
+
+from orchestration import OrchestrationError
+from orchestration.catalog.checkout import checkout_root, templates_folder
+from orchestration.catalog.ingest_groups import SOURCE
+from orchestration.catalog.ingest_templates import read_templates
+from orchestration.catalog.names import (
+    ASSET_JOB,
+    INGEST,
+    PARTITION_TAG,
+    REPOSITORY_TAG,
+    ingest_partition_set,
+)
+from orchestration.catalog.partition_keys import check_key
+from orchestration.catalog.schedules import checked_version, key_at
+from orchestration.definitions.metadata import table
+from orchestration.definitions.partitions import add_partition
+from orchestration.definitions.schedules import UNFINISHED
+from orchestration.lifecycle.child import StageFailed
+from orchestration.lifecycle.results import ingest_result, lifecycle_dir
+from orchestration.lifecycle.source_versions import source_versions
+
+# Of a run: the run that has launched it.
+LAUNCHED_BY_TAG = "orchestration/launched_by"
+LAUNCH = "launch"
+POLL_SECONDS = 2.0
+
+
+def build_launch_job(
+    *,
+    name: str,
+    templates: Sequence[str],
+    version: str,
+    description: str,
+    ingest: Callable[[], Definitions],
+) -> JobDefinition:
+    """A job that ingests one version of all the templates, or of each what its source has now.
+
+    `version` is that where the run's config names none, and `ingest` gives the definitions of the
+    ingest location.
+    """
+
+    @op(
+        name=f"{name}__{LAUNCH}",
+        config_schema={
+            "version": ConfigField(
+                str,
+                default_value=version,
+                is_required=False,
+                description="The version to ingest; or `source`: of each the one that its source "
+                "has now, where that is not ingested yet.",
+            )
+        },
+    )
+    def launch(context: OpExecutionContext) -> None:
+        Launch(context, ingest()).launch_all(templates, context.op_config["version"])
+
+    @job(name=name, description=description)
+    def launching() -> None:
+        launch()
+
+    return launching
+
+
+def launch_config(job_name: str, version: str) -> dict[str, Any]:
+    """The run config with which the job ingests that version."""
+    return {"ops": {f"{job_name}__{LAUNCH}": {"config": {"version": version}}}}
+
+
+class Launch:
+    """The runs that one run launches in the ingest location."""
+
+    def __init__(self, context: OpExecutionContext, ingest: Definitions) -> None:
+        self._context, self._instance = context, context.instance
+        self._job = ingest.resolve_implicit_global_asset_job_def()
+        self._runs: dict[str, str] = {}
+        self._done: dict[str, str] = {}
+        self._problems: dict[str, str] = {}
+
+    def launch_all(self, templates: Sequence[str], version: str) -> None:
+        """Launches a run for each template, after those of the templates that it depends on.
+
+        Raises Failure, having launched all others, where it could not for some.
+        """
+        versions = self._versions(templates, version)
+        every = read_templates(templates_folder(checkout_root()))
+        depends_on = {template.id: template.depends_on for template in every}
+        for name in TopologicalSorter(depends_on).static_order():
+            if name in versions and self._are_ingested(depends_on[name], name):
+                self._runs[name] = self._launch(name, versions[name])
+                self._done[name] = f"launched: run {self._runs[name]}"
+        rows = [
+            {"template": name, "version": versions.get(name, ""), "done": done}
+            for name, done in sorted((self._done | self._problems).items())
+        ]
+        shown = table(rows, ("template", "version", "done"))
+        self._context.add_output_metadata({"templates": shown})
+        self._context.log.info(f"{len(self._runs)} of {len(templates)} templates were launched.")
+        if self._problems:
+            raise Failure(
+                f"{len(self._problems)} of {len(templates)} templates were not launched. "
+                + " ".join(self._problems[name] for name in sorted(self._problems))
+            )
+
+    def _versions(self, templates: Sequence[str], version: str) -> Mapping[str, str]:
+        """Which version of which template is to be ingested."""
+        if version != SOURCE:
+            try:
+                key = key_at(checked_version(version), datetime.now(UTC))
+            except ValueError as error:
+                raise Failure(f"The version {version!r} {error}.") from error
+            return dict.fromkeys(templates, key)
+        try:
+            asked = source_versions(self._context.job_name, templates, self._context.log)
+        except StageFailed as failed:
+            raise Failure(str(failed)) from failed
+        self._problems.update(asked.problems)
+        new = {}
+        for name, key in asked.versions.items():
+            try:
+                check_key(key)
+            except OrchestrationError as error:
+                self._problems[name] = f"Template {name!r}: {error}"
+                continue
+            if ingest_result(lifecycle_dir(), name, key).exists():
+                self._done[name] = f"version {key} is there"
+            elif run := self._unfinished_run(name, key):
+                self._done[name] = f"version {key} is being ingested: run {run}"
+            else:
+                new[name] = key
+        return new
+
+    def _unfinished_run(self, name: str, key: str) -> str | None:
+        runs = self._instance.get_runs(RunsFilter(tags={PARTITION_TAG: key}, statuses=UNFINISHED))
+        asset = AssetKey([INGEST, name])
+        return next((run.run_id for run in runs if asset in (run.asset_selection or ())), None)
+
+    def _are_ingested(self, needed: Sequence[str], name: str) -> bool:
+        """Waits for those templates of which there is a run; False where one has failed."""
+        for run_id in (self._runs[other] for other in needed if other in self._runs):
+            while not (run := self._instance.get_run_by_id(run_id)) or not run.is_finished:
+                time.sleep(POLL_SECONDS)
+            if run.status is not DagsterRunStatus.SUCCESS:
+                self._problems[name] = (
+                    f"Template {name!r}: what it depends on failed, run {run_id}."
+                )
+                return False
+        return True
+
+    def _launch(self, name: str, key: str) -> str:
+        add_partition(self._instance, ingest_partition_set(name), key)
+        own: Any = self._context.run
+        if own.remote_job_origin is None or own.job_code_origin is None:
+            raise Failure("Only a run of `up` can launch others.")
+        run = self._instance.create_run_for_job(
+            self._job,
+            asset_selection={AssetKey([INGEST, name])},
+            tags={
+                PARTITION_TAG: key,
+                REPOSITORY_TAG: f"__repository__@{INGEST}",
+                LAUNCHED_BY_TAG: own.run_id,
+            },
+            remote_job_origin=_at_ingest(own.remote_job_origin),
+            job_code_origin=_code_of_ingest(own.job_code_origin),
+        )
+        # With a queue of runs nothing is asked of the locations.
+        nothing: Any = None
+        self._instance.submit_run(run.run_id, nothing)
+        return run.run_id
+
+
+def _at_ingest(origin: Any) -> Any:
+    """Where the ingest location is found: at its name, whatever its address."""
+    repository = origin.repository_origin
+    location = repository.code_location_origin._replace(location_name=INGEST)
+    here = repository._replace(code_location_origin=location)
+    return origin._replace(repository_origin=here, job_name=ASSET_JOB)
+
+
+def _code_of_ingest(origin: Any) -> Any:
+    """What a run's process loads: the ingest location's module, which lies beside this one's."""
+    repository = origin.repository_origin
+    pointer = repository.code_pointer
+    module = f"{pointer.module.rpartition('.')[0]}.{INGEST}"
+    there = repository._replace(code_pointer=pointer._replace(module=module))
+    return origin._replace(repository_origin=there, job_name=ASSET_JOB)

@@ -1,0 +1,85 @@
+"""Jobs that ingest many templates: a run for each, whatever becomes of the others."""
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+import pytest
+import yaml
+
+from orchestration.definitions.launching import LAUNCHED_BY_TAG, launch_config
+from tests.harness.up_server import LAUNCH, Server, copy_project, selector, serving
+
+
+@pytest.fixture(scope="module")
+def server(
+    tmp_path_factory: pytest.TempPathFactory, sample_dcpy: Mapping[str, str]
+) -> Iterator[Server]:
+    project = copy_project(tmp_path_factory.mktemp("groups"))
+    products = project / "sample" / "data-engineering" / "products" / "products.yml"
+    data = yaml.safe_load(products.read_text())
+    groups = [{"name": "Weekly look", "templates": ["[bq]pl_*", "dcp_*"]}]
+    products.write_text(yaml.safe_dump({**data, "ingest": {"groups": groups}}))
+    with serving(project, env=sample_dcpy) as server:
+        yield server
+
+
+def launch(server: Server, location: str, job: str, config: Mapping[str, Any]) -> str:
+    parameters = {
+        "selector": {**selector(location), "pipelineName": job},
+        "runConfigData": config,
+        "mode": "default",
+    }
+    answer = server.query(LAUNCH, parameters=parameters)["launchPipelineExecution"]
+    run_id: str = answer["run"]["runId"]
+    return run_id
+
+
+def launched_by(server: Server, run_id: str) -> list[str]:
+    tags = {each: server.run_tags(each) for each in server.runs()}
+    return [each for each, own in tags.items() if own.get(LAUNCHED_BY_TAG) == run_id]
+
+
+def versions(server: Server, template: str) -> set[str]:
+    asset = server.asset("ingest", template)
+    assert asset
+    return {each["partition"] for each in asset["assetMaterializations"]}
+
+
+def test_a_look_at_the_sources_ingests_what_is_new_and_tells_of_the_source_that_is_not_known(
+    server: Server,
+) -> None:
+    today = f"{datetime.now():%Y%m%d}"
+    look = launch(server, "ingest", "ingest_Weekly_look", {})
+    server.wait_for_run(look, "FAILURE")
+    runs = launched_by(server, look)
+    assert len(runs) == 2
+    for run in runs:
+        server.wait_for_run(run)
+    assert versions(server, "bpl_libraries") == versions(server, "qpl_libraries") == {today}
+    assert versions(server, "dcp_capital_projects") == set()
+    again = launch(server, "ingest", "ingest_Weekly_look", {})
+    server.wait_for_run(again, "FAILURE")
+    assert launched_by(server, again) == []
+    assert "0 of 3 templates were launched." in server.events(again)
+
+
+def test_all_that_a_product_takes_in_is_ingested_as_one_version_from_its_own_location(
+    server: Server,
+) -> None:
+    job = "ingest_for_capital_projects"
+    run = launch(server, "capital_projects", job, launch_config(job, "20260101"))
+    server.wait_for_run(run)
+    runs = launched_by(server, run)
+    templates = {"dcp_capital_projects", "library_systems"}
+    assert len(runs) == len(templates)
+    for each in runs:
+        server.wait_for_run(each)
+    assert all(versions(server, template) == {"20260101"} for template in templates)
+
+
+def test_a_version_that_cannot_be_one_is_refused(server: Server) -> None:
+    job = "ingest_for_libraries"
+    run = launch(server, "libraries", job, launch_config(job, "../x"))
+    server.wait_for_run(run, "FAILURE")
+    assert launched_by(server, run) == []
