@@ -93,7 +93,8 @@ def test_a_location_loads_as_its_server_loads_it(
     keys = {key.to_user_string() for key in repository.asset_graph.executable_asset_keys}
     assert keys == EXPECTED[location]
     jobs = {job.name for job in repository.get_all_jobs() if not job.name.startswith("__")}
-    assert jobs == (set() if location == "ingest" else {f"build_{location}"})
+    own = {f"build_{location}", f"ingest_for_{location}"}
+    assert jobs == (set() if location == "ingest" else own)
 
 
 def test_all_locations_are_valid_to_dagsters_own_check(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ VERSION = "20260101"
 OPTIONS = {"push": True, "latest": True, "output_csv": True, "overwrite_okay": True}
 FUNCTIONS = {
     "ingest": ("dcpy.lifecycle.ingest.run", "ingest"),
+    "versions": ("dcpy.lifecycle.ingest.plan", "resolve_definition"),
     "plan": ("dcpy.lifecycle.builds.plan", "plan"),
     "load": ("dcpy.lifecycle.builds.load", "load_source_data_from_resolved_recipe"),
 }

@@ -42,6 +42,11 @@ HANDED_OVER = {
         "output_csv": "bool",
         "overwrite_okay": "bool",
     },
+    "dcpy.lifecycle.ingest.plan.resolve_definition": {
+        "dataset_id": "str",
+        "version": "NoneType",
+        "definition_dir": "PosixPath",
+    },
     "dcpy.lifecycle.builds.plan.plan": {
         "recipe_file": "PosixPath",
         "version": "str",

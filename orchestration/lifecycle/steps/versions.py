@@ -1,9 +1,11 @@
 """Asks the sources of several templates which version they have now, by way of dcpy."""
 
+import inspect
 import queue
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -40,10 +42,10 @@ def versions(parameters: dict[str, Any]) -> dict[str, Any]:
             except queue.Empty:
                 return
             try:
-                folder = Path(parameters["templates"])
-                call = step.bind(resolve_definition, name, None, definition_dir=folder)
+                call = bind(resolve_definition, {**parameters, "name": name})
                 definition = resolve_definition(*call.args, **call.kwargs)
-                answers.put((name, _version_of(definition, folder / f"{name}.yml"), None))
+                template = Path(parameters["templates"], f"{name}.yml")
+                answers.put((name, _version_of(definition, template), None))
             except Exception as error:
                 answers.put((name, None, _sentence(error, name, parameters)))
 
@@ -51,6 +53,19 @@ def versions(parameters: dict[str, Any]) -> dict[str, Any]:
         # Not waited for at the end: one may ask a server that never answers.
         threading.Thread(target=ask, daemon=True).start()
     return _collected(parameters["names"], answers)
+
+
+def bind(
+    resolve_definition: Callable[..., Any], parameters: dict[str, Any]
+) -> inspect.BoundArguments:
+    """The call of dcpy's function that settles a template, its version left open."""
+    call: inspect.BoundArguments = step.bind(
+        resolve_definition,
+        parameters["name"],
+        None,
+        definition_dir=Path(parameters["templates"]),
+    )
+    return call
 
 
 def _collected(names: list[str], answers: "queue.Queue[Any]") -> dict[str, Any]:
