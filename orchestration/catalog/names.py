@@ -6,6 +6,10 @@ from collections.abc import Sequence
 STAGES = ("plan", "load", "build", "package")
 INGEST = "ingest"
 """The code location of the ingest templates, and the first part of their asset keys."""
+OPERATIONS = "operations"
+"""The code location that tells people what has broken, where anybody is to be told."""
+URL_VARIABLE = "ORCHESTRATION_URL"
+"""The variable by which what `up` has started knows where its webserver is."""
 STARTER_KEYS = ("nightly_qa", "main")
 """The partitions that a product's builds have from the start."""
 REPOSITORY_TAG = ".dagster/repository"
@@ -43,5 +47,5 @@ def inputs_job(slug: str) -> str:
 
 
 def location_names(slugs: Sequence[str]) -> list[str]:
-    """The names of all code locations, in the order of the workspace."""
+    """The names of the code locations of ingest and products, in the order of the workspace."""
     return [INGEST, *slugs]

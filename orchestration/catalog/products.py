@@ -26,7 +26,8 @@ from pydantic_core import PydanticCustomError
 from orchestration.catalog.checks import Checks
 from orchestration.catalog.fields import Text, checked_text, rendered
 from orchestration.catalog.ingest_groups import Ingest
-from orchestration.catalog.names import INGEST, build_job, slug_of
+from orchestration.catalog.names import INGEST, OPERATIONS, build_job, slug_of
+from orchestration.catalog.notify import NotifyField
 from orchestration.catalog.retention import Retention
 from orchestration.catalog.retries import Retries
 from orchestration.catalog.schedules import Schedules, schedule_names
@@ -41,7 +42,7 @@ SET_BY_STAGES = {
     "PRODUCTS_DIR": "",
     "TEMPLATE_DIR": "",
 }
-RESERVED_SLUGS = frozenset({"ingest", "__init__"})
+RESERVED_SLUGS = frozenset({INGEST, OPERATIONS, "__init__"})
 # Dagster's own rule for owners: dagster/_core/definitions/utils.py, is_valid_owner.
 EMAIL = re.compile(r"\b[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}")
 
@@ -256,6 +257,10 @@ class ProductsFile(BaseModel):
         default=None, description="Values for the fields that a product leaves out."
     )
     ingest: Ingest = Field(default=Ingest(), description="How the ingest templates are run.")
+    notify: NotifyField = Field(
+        default=None,
+        description="Who is told when something breaks: addresses, or a mapping.",
+    )
     retention: Retention | None = Field(
         default=None,
         description="What `up` keeps when it cleans up, once a night. Default: everything.",

@@ -6,7 +6,8 @@ from typing import Any
 
 from orchestration import OrchestrationError
 from orchestration.catalog.names import PARTITION_TAG, STAGES
-from orchestration.cli.moments import Moment, first_sentence, iso
+from orchestration.cli.moments import Moment, iso
+from orchestration.lifecycle.child import first_sentence
 from orchestration.server.graphql import query
 
 LOCATIONS_QUERY = """

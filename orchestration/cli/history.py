@@ -1,17 +1,17 @@
 """What has become of products and templates so far, as the instance knows it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from dagster import (
     AssetKey,
-    DagsterEventType,
     DagsterInstance,
     DagsterRunStatus,
     RunsFilter,
 )
 
+from orchestration.alerts.runs import reasons_of
 from orchestration.catalog.names import INGEST, PARTITION_TAG, REPOSITORY_TAG
-from orchestration.cli.moments import Moment, first_sentence
+from orchestration.cli.moments import Moment
 
 MAX_FAILURES = 1000
 
@@ -40,23 +40,9 @@ def last_failed(instance: DagsterInstance) -> dict[str, Moment]:
             names = {key.to_user_string() for key in run.asset_selection or ()}
         for name in names - set(found):
             when = record.end_time or record.update_timestamp.timestamp()
-            why = next(_reasons(instance, run.run_id), None)
+            why = next(reasons_of(instance, run.run_id), None)
             found[name] = Moment(run.tags.get(PARTITION_TAG), when, why)
     return found
-
-
-def _reasons(instance: DagsterInstance, run_id: str) -> Iterator[str]:
-    for kind in (DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE):
-        for record in instance.get_records_for_run(run_id, of_type=kind).records:
-            event = record.event_log_entry.dagster_event
-            if event and event.is_step_failure:
-                said = event.step_failure_data.user_failure_data
-                error = event.step_failure_data.error
-                text = (said and said.description) or (error and error.message) or ""
-            else:
-                text = (event and event.message) or ""
-            if sentence := first_sentence(text):
-                yield sentence
 
 
 def switched_schedules(instance: DagsterInstance) -> dict[tuple[str, str], bool]:

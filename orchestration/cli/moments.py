@@ -37,11 +37,6 @@ def last_lines(last_good: Moment | None, last_failed: Moment | None) -> Iterator
         yield f"  last failed  {failed}: {last_failed.why or 'nobody knows why'}"
 
 
-def first_sentence(error: str) -> str:
-    """Of what a failure says, what it begins with: the rest is its output, or a traceback."""
-    return error.strip().split("\n")[0].partition(" Its last output:")[0]
-
-
 def local(seconds: float) -> str:
     """The time in this machine's zone, to the minute."""
     return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M %Z")

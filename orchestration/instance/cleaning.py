@@ -20,6 +20,8 @@ from orchestration.catalog.checkout import product_folder, templates_folder
 from orchestration.catalog.ingest_templates import read_templates, templates_of
 from orchestration.catalog.names import (
     INGEST,
+    PARTITION_TAG,
+    REPOSITORY_TAG,
     build_partition_set,
     ingest_partition_set,
 )
@@ -39,9 +41,6 @@ from orchestration.lifecycle.cleaning import (
 )
 from orchestration.lifecycle.results import deciding, locked, locked_if_free
 
-# Dagster's own names: of the tag by which the UI finds a run's location, and of its partition's.
-REPOSITORY_TAG = ".dagster/repository"
-PARTITION_TAG = "dagster/partition"
 FINISHED = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
 UNFINISHED = [status for status in DagsterRunStatus if status not in FINISHED]
 BATCH = 500

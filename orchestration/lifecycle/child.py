@@ -85,6 +85,11 @@ class StageFailed(OrchestrationError):
         self.workspace: Path | None = None
 
 
+def first_sentence(error: str) -> str:
+    """Of what a failure says, what it begins with: the rest is its output, or a traceback."""
+    return error.strip().split("\n")[0].partition(" Its last output:")[0]
+
+
 def run(
     logger: logging.Logger,
     *,

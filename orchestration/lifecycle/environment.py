@@ -25,9 +25,9 @@ DCPY_ENVIRONMENT = Path(".dcpy", "venv")
 # Names the interpreter that runs this program, where a product's definitions are in another one.
 PROJECT_PYTHON = "ORCHESTRATION_PYTHON"
 
-# The variables of Dagster's process and of its interpreter are not dcpy's business.
+# The variables of Dagster's process, of its interpreter and of alerts are not dcpy's business.
 NOT_PASSED_ON = re.compile(
-    r"DAGSTER_|ORCHESTRATION_|PYTHON(PATH|HOME|STARTUP|SAFEPATH|EXECUTABLE)$|VIRTUAL_ENV|__PYVENV_LAUNCHER__"
+    r"DAGSTER_|ORCHESTRATION_|PYTHON(PATH|HOME|STARTUP|SAFEPATH|EXECUTABLE)$|VIRTUAL_ENV|APPRISE_URLS$|__PYVENV_LAUNCHER__"
 )
 SERVER = re.compile(
     r"postgresql://(?P<USER>[^:]+):(?P<PASSWORD>[^@]+)@(?P<HOST>[^:]+):(?P<PORT>\d+)"

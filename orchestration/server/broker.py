@@ -19,6 +19,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from orchestration.catalog.names import OPERATIONS
 from orchestration.server import control
 from orchestration.server.answers import read_reply
 from orchestration.server.dagster_internals import (
@@ -35,6 +36,8 @@ from orchestration.server.dagster_internals import (
 SUBSCRIBERS = "subscribers.sock"
 # A location that has had nothing to do for so long goes to sleep. A sensor looks every 30 s.
 IDLE_SECONDS = 60.0
+# Its sensors look together, and no more often than once a minute.
+OPERATIONS_IDLE_SECONDS = 2.0
 # One that has not answered a request for so long, nor a ping after that, is frozen.
 PATIENCE_SECONDS = 10.0
 PING_SECONDS = 5.0
@@ -182,7 +185,8 @@ class Location:
 
     async def rest(self) -> None:
         """Goes to sleep where there has been nothing to do for a while."""
-        is_idle = not self._active and time.monotonic() - self._used > IDLE_SECONDS
+        patience = OPERATIONS_IDLE_SECONDS if self.name == OPERATIONS else IDLE_SECONDS
+        is_idle = not self._active and time.monotonic() - self._used > patience
         if self._channel and is_idle:
             self._disconnect()
             with suppress(Unreachable):

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from orchestration import OrchestrationError
 from orchestration.catalog.checkout import PROJECT_ROOT, products_file
+from orchestration.catalog.names import OPERATIONS
+from orchestration.catalog.notify import is_anybody_told
 from orchestration.catalog.products import ProductsFile, read_products_file
 from orchestration.definitions.interpreter import Interpreter
 from orchestration.generator.generate import generate, warnings
@@ -50,9 +52,10 @@ class Sources:
     def _select(self) -> None:
         if not self._watches:
             self._take(read_products_file(products_file(self._root)))
+        more = [OPERATIONS] if is_anybody_told(self.file.notify) else []
         self.names = [
             name
-            for name in self._selection.locations(self.file.products)
+            for name in [*self._selection.locations(self.file.products), *more]
             if (PROJECT_ROOT / LOCATIONS / f"{name}.py").exists()
         ]
 

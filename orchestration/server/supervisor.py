@@ -19,6 +19,7 @@ from dagster import Definitions
 
 from orchestration import OrchestrationError, counted, explained
 from orchestration.catalog.checkout import PROJECT_ROOT, checkout_root
+from orchestration.catalog.names import URL_VARIABLE
 from orchestration.definitions.product import product_definitions
 from orchestration.instance.home import prepare_dagster_home
 from orchestration.server import console, control
@@ -80,6 +81,7 @@ class Supervisor:
             "PYTHONPATH": path,
             "DATA_ENGINEERING_ROOT": str(self.root),
             control.SOCKET_VARIABLE: str(self.folder / "control.sock"),
+            URL_VARIABLE: f"http://{host}:{port}{path_prefix}",
         }
         self.sources = Sources(self.root, selection, watches=watches)
         self.forkserver = Forkserver(warm, any_location, started)

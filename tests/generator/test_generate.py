@@ -159,6 +159,7 @@ def test_the_module_of_a_product_that_is_gone_goes(project: Path, checkout: Path
         "__init__.py",
         "ingest.py",
         "libraries.py",
+        "operations.py",
     ]
     assert "park_access" not in (project / WORKSPACE).read_text()
 

@@ -1,0 +1,101 @@
+"""What is known to be broken, so that each is told of once. A file beside Dagster's state."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from orchestration.lifecycle.results import locked, make_private
+
+
+@dataclass
+class Entry:
+    """How something was, when last anything was known of it."""
+
+    time: float = 0.0
+    """When that was, in seconds since the epoch."""
+    since: float | None = None
+    """Since when it is broken; None where it is well."""
+    what: str = ""
+    """What of it is broken: a product's stage, or a sentence."""
+    is_told: bool = False
+
+
+@dataclass
+class Ledger:
+    """An entry for each subject, and when the last digest was told."""
+
+    entries: dict[str, Entry] = field(default_factory=dict)
+    digest: float = 0.0
+
+    def broken(self) -> dict[str, Entry]:
+        """What is broken now."""
+        return {name: entry for name, entry in self.entries.items() if entry.since is not None}
+
+    def breaks(self, subject: str, *, what: str, time: float) -> bool:
+        """Notes that the subject is broken; gives whether that is news."""
+        entry = self.entries.setdefault(subject, Entry())
+        if time < entry.time:
+            # What came after it is known already.
+            return False
+        is_news = entry.since is None
+        entry.time, entry.what, entry.is_told = time, what, True
+        if is_news:
+            entry.since = time
+        return is_news
+
+    def recovers(self, subject: str, *, whats: frozenset[str] | None, time: float) -> float | None:
+        """Notes that the subject is well; gives since when it was not, if that is so.
+
+        Only where what was broken is one of `whats`, if these are given.
+        """
+        entry = self.entries.setdefault(subject, Entry())
+        is_other = entry.since is not None and whats is not None and entry.what not in whats
+        if time < entry.time or is_other:
+            return None
+        since, entry.since, entry.time = entry.since, None, time
+        return since if entry.is_told else None
+
+    def observe(
+        self, kind: str, now: Mapping[str, str], time: float
+    ) -> tuple[set[str], dict[str, float]]:
+        """Notes which subjects of a kind are broken now, each with its sentence.
+
+        Gives those that are so for the second time in a row, which is news, and those that were
+        told and are well again, with since when they were not.
+        """
+        news: set[str] = set()
+        well: dict[str, float] = {}
+        for subject, sentence in now.items():
+            entry = self.entries.setdefault(f"{kind} {subject}", Entry(since=time))
+            if not entry.is_told and entry.time:
+                entry.is_told = True
+                news.add(subject)
+            entry.time, entry.what = time, sentence
+        for name in [name for name in self.entries if name.startswith(f"{kind} ")]:
+            subject = name.removeprefix(f"{kind} ")
+            if subject not in now and (entry := self.entries.pop(name)).is_told:
+                well[subject] = entry.since or time
+        return news, well
+
+
+@contextmanager
+def opened(folder: Path) -> Iterator[Ledger]:
+    """The ledger in that folder; what the block changes is written at its end."""
+    path = make_private(folder) / "ledger.json"
+    with locked(path, waiting=lambda: None):
+        ledger = _read(path)
+        yield ledger
+        new = path.with_suffix(".new")
+        new.write_text(json.dumps(asdict(ledger), indent=1), encoding="utf-8")
+        new.replace(path)
+
+
+def _read(path: Path) -> Ledger:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return Ledger()
+    entries = {name: Entry(**entry) for name, entry in data["entries"].items()}
+    return Ledger(entries, data["digest"])

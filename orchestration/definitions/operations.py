@@ -1,0 +1,219 @@
+"""The location that tells people what has broken: sensors over all locations, in one place."""
+
+import os
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+
+from dagster import (
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+    DefaultSensorStatus,
+    Definitions,
+    RunsFilter,
+    RunStatusSensorContext,
+    SensorDefinition,
+    SensorEvaluationContext,
+    SkipReason,
+    run_status_sensor,
+    sensor,
+)
+
+from orchestration import OrchestrationError, counted
+from orchestration.alerts import ledger, outbox
+from orchestration.alerts.conditions import broken_locations, failed_schedules, full_disks
+from orchestration.alerts.outbox import Message
+from orchestration.alerts.runs import Told, owners_of, reason, told_by
+from orchestration.catalog.checkout import checkout_root, products_file
+from orchestration.catalog.names import PARTITION_TAG, URL_VARIABLE
+from orchestration.catalog.notify import Notify, addresses
+from orchestration.catalog.products import Product, read_products_file
+from orchestration.lifecycle.environment import product_environment
+from orchestration.lifecycle.redaction import Redactor
+from orchestration.lifecycle.results import lifecycle_dir, make_private
+
+INTERVAL_SECONDS = 60
+DAY_SECONDS = 86_400.0
+# How many runs Dagster gives one of these sensors at a time; a night has more than its five.
+LIMIT_VARIABLE = "DAGSTER_RUN_STATUS_SENSOR_PROCESS_LIMIT"
+LIMIT = "100"
+
+
+def operations_definitions() -> Definitions:
+    """The code location of the sensors, which read products.yml whenever they look."""
+    os.environ.setdefault(LIMIT_VARIABLE, LIMIT)
+    return Definitions(
+        sensors=[
+            _of_runs("runs_that_failed", DagsterRunStatus.FAILURE),
+            _of_runs("runs_that_succeeded", DagsterRunStatus.SUCCESS),
+            alerts,
+        ]
+    )
+
+
+def _of_runs(name: str, status: DagsterRunStatus) -> SensorDefinition:
+    @run_status_sensor(
+        run_status=status,
+        name=name,
+        description="Notes what has broken, or is well again, for `alerts` to tell.",
+        monitor_all_code_locations=True,
+        minimum_interval_seconds=INTERVAL_SECONDS,
+        default_status=DefaultSensorStatus.RUNNING,
+    )
+    def of_runs(context: RunStatusSensorContext) -> None:
+        note_run(context.instance, context.dagster_run)
+
+    return of_runs
+
+
+@sensor(
+    name="alerts",
+    description="Tells what has broken, and what is well again, to those in `notify`.",
+    minimum_interval_seconds=INTERVAL_SECONDS,
+    default_status=DefaultSensorStatus.RUNNING,
+)
+def alerts(context: SensorEvaluationContext) -> SkipReason:
+    """Looks at locations, schedules and disks, and sends what there is to be sent."""
+    notify = read_products_file(products_file(checkout_root())).notify or Notify()
+    folder = _folder(context.instance)
+    _note_conditions(context.instance, notify, folder)
+    _note_digest(context.instance, notify, folder)
+
+    def complain(text: str) -> None:
+        context.log.warning(text)
+        print(text, flush=True)
+
+    outbox.deliver(folder, addresses(notify), complain)
+    return SkipReason("All that there was to tell is told, or is tried again.")
+
+
+def note_run(instance: DagsterInstance, run: DagsterRun) -> None:
+    """Notes what a run that has ended tells of its subjects; what is news is to be sent."""
+    record = instance.get_run_record_by_id(run.run_id)
+    ended = (record and record.end_time) or time.time()
+    file = read_products_file(products_file(checkout_root()))
+    products = {product.slug: product for product in file.products}
+    link = _link(file.notify or Notify(), f"/runs/{run.run_id}")
+    folder = _folder(instance)
+    for told in told_by(instance, run):
+        if message := _news(instance, run, told, products, ended, link, folder):
+            outbox.put(folder, message)
+
+
+def _news(
+    instance: DagsterInstance,
+    run: DagsterRun,
+    told: Told,
+    products: Mapping[str, Product],
+    ended: float,
+    link: str,
+    folder: Path,
+) -> Message | None:
+    partition = run.tags.get(PARTITION_TAG)
+    where = f"Partition: {partition}" if partition else ""
+    owners = owners_of(told.slug, {slug: product.owners for slug, product in products.items()})
+    with ledger.opened(folder) as known:
+        if not (run.is_failure and told.missing):
+            since = known.recovers(told.name, whats=frozenset(told.planned), time=ended)
+            if since is None:
+                return None
+            body = [f"It was broken since {_local(since)}.", where, owners, link]
+            return Message("success", f"{told.name} is well again", "\n".join(filter(None, body)))
+        what = told.missing[0]
+        if not known.breaks(told.name, what=what, time=ended):
+            return None
+    redact = _redactor(products.get(told.slug or ""))
+    why = redact.text(reason(instance, run, told))
+    body = [why, f"Failed: {what}", where, owners, link]
+    return Message("failure", f"{told.name} failed", "\n".join(filter(None, body)))
+
+
+def _note_conditions(instance: DagsterInstance, notify: Notify, folder: Path) -> None:
+    found = {
+        "Schedule": failed_schedules(instance),
+        "Disk": full_disks([make_private(lifecycle_dir()), folder], notify.disk_free_gb),
+    }
+    if url := os.environ.get(URL_VARIABLE):
+        try:
+            found["Location"] = broken_locations(url)
+        except OSError:
+            # The webserver is about to be started again, and will be asked the next time.
+            found.pop("Location", None)
+    redact = Redactor(os.environ)
+    for kind, now in found.items():
+        with ledger.opened(folder) as known:
+            news, well = known.observe(kind, now, time.time())
+        for name in sorted(news):
+            body = "\n".join(filter(None, [redact.text(now[name]), _link(notify, "")]))
+            outbox.put(folder, Message("failure", f"{kind} {name}: {TROUBLES[kind]}", body))
+        for name, since in sorted(well.items()):
+            body = f"It was broken since {_local(since)}."
+            outbox.put(folder, Message("success", f"{kind} {name} is well again", body))
+
+
+TROUBLES = {
+    "Schedule": "could not launch",
+    "Disk": "nearly full",
+    "Location": "cannot be loaded",
+}
+
+
+def _note_digest(instance: DagsterInstance, notify: Notify, folder: Path) -> None:
+    if not notify.digest or not addresses(notify):
+        return
+    now = datetime.now()
+    hour, minute = map(int, notify.digest.split(":"))
+    due = now.replace(hour=hour, minute=minute, second=0, microsecond=0).timestamp()
+    with ledger.opened(folder) as known:
+        if not known.digest:
+            # The first one tells of a whole day.
+            known.digest = time.time()
+        is_due = known.digest < due <= now.timestamp()
+        if is_due:
+            known.digest = now.timestamp()
+        broken = known.broken()
+    if is_due:
+        outbox.put(folder, _digest(instance, notify, broken))
+
+
+def _digest(
+    instance: DagsterInstance, notify: Notify, broken: Mapping[str, ledger.Entry]
+) -> Message:
+    since = datetime.fromtimestamp(time.time() - DAY_SECONDS).astimezone()
+    counts = {
+        status: instance.get_runs_count(RunsFilter(statuses=[status], updated_after=since))
+        for status in (DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE)
+    }
+    good, bad = counts.values()
+    lines = [f"{counted(good, 'run')} succeeded in the last 24 hours, and {bad} failed."]
+    lines += [
+        f"Broken since {_local(entry.since or 0.0)}: {name} ({entry.what})"
+        for name, entry in sorted(broken.items())
+    ]
+    lines.append(_link(notify, "/overview"))
+    title = f"{len(broken)} broken" if broken else "All is well"
+    body = Redactor(os.environ).text("\n".join(filter(None, lines)))
+    return Message("warning" if broken else "info", f"Data products: {title}", body)
+
+
+def _redactor(product: Product | None) -> Redactor:
+    try:
+        env, names = product_environment(product, checkout_root()) if product else ({}, set())
+    except OrchestrationError:
+        env, names = {}, set()
+    return Redactor({**os.environ, **env}, names)
+
+
+def _folder(instance: DagsterInstance) -> Path:
+    return make_private(Path(instance.root_directory) / "alerts")
+
+
+def _link(notify: Notify, path: str) -> str:
+    base = notify.link or os.environ.get(URL_VARIABLE, "")
+    return f"{base.rstrip('/')}{path}" if base else ""
+
+
+def _local(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M %Z")

@@ -1,0 +1,255 @@
+"""What breaks is told once, and that it is well again; nobody is told of a secret."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from dagster import AssetKey, DagsterInstance, asset, build_sensor_context, materialize
+
+from orchestration.alerts import outbox
+from orchestration.alerts.ledger import Ledger
+from orchestration.alerts.outbox import Message
+from orchestration.catalog.notify import Notify, addresses
+from orchestration.catalog.products import read_products_file
+from orchestration.catalog.yaml_file import YamlFileError
+from orchestration.definitions.operations import operations_definitions
+from orchestration.definitions.product import product_definitions
+from tests.harness.receivers import Mailbox, Webhook, receiving
+from tests.harness.up_server import checkout_of, copy_project, selector, started, write_products
+
+DRY_RUN = """
+mutation Look($sensor: SensorSelector!) { sensorDryRun(selectorData: $sensor, cursor: null) {
+  ... on DryRunInstigationTick { evaluationResult { error { message } } }
+  ... on PythonError { message }
+} }
+"""
+
+
+@pytest.fixture
+def webhook() -> Iterator[Webhook]:
+    webhook = Webhook()
+    with receiving(webhook):
+        yield webhook
+
+
+class Company:
+    """A checkout with a product, its instance, and sensors that look when they are told to."""
+
+    def __init__(self, instance: DagsterInstance, root: Path, lifecycle: Path) -> None:
+        self.instance, self.lifecycle = instance, lifecycle
+        self.products = root / "products" / "products.yml"
+        self._cursors: dict[str, str | None] = {}
+
+    def write(self, **notify: Any) -> None:
+        """Has products.yml say that of `notify`."""
+        product = {"id": "own", "build_command": "true", "owners": ["team:housing"]}
+        (self.products.parent / "own").mkdir(exist_ok=True)
+        notify = {"link": "https://dagster.example.org", "disk_free_gb": 0, **notify}
+        self.products.write_text(yaml.safe_dump({"products": [product], "notify": notify}))
+        self.look()
+
+    def build(self, command: str, partition: str = "main") -> str:
+        """Runs the build stage, and gives the run's id."""
+        load = self.lifecycle / "builds" / "own" / partition / "load"
+        load.mkdir(parents=True, exist_ok=True)
+        (load / "recipe.lock.yml").write_text("product: own\n")
+        build = product_definitions(id="own", build_command=command).get_assets_def(
+            AssetKey(["own", "build"])
+        )
+        self.instance.add_dynamic_partitions("build_own", [partition])
+        result = materialize(
+            [build],
+            instance=self.instance,
+            partition_key=partition,
+            raise_on_error=False,
+            tags={".dagster/repository": "__repository__@own"},
+        )
+        return result.run_id
+
+    def look(self) -> None:
+        """Has all sensors look once, as the daemon does."""
+        for sensor in operations_definitions().sensors or ():
+            context = build_sensor_context(self.instance, cursor=self._cursors.get(sensor.name))
+            told = sensor.evaluate_tick(context)
+            self._cursors[sensor.name] = told.cursor
+
+
+@pytest.fixture
+def company(
+    checkout: Path, lifecycle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Company]:
+    monkeypatch.setenv("DATA_ENGINEERING_ROOT", str(checkout))
+    (tmp_path / "dagster").mkdir()
+    with DagsterInstance.local_temp(str(tmp_path / "dagster")) as instance:
+        yield Company(instance, checkout, lifecycle)
+
+
+def test_what_breaks_is_told_once_and_that_it_is_well_again_once(
+    company: Company, webhook: Webhook
+) -> None:
+    company.write(urls=[webhook.url])
+    run_id = company.build("echo oh no; exit 3", "nightly_qa")
+    company.look()
+    [message] = webhook.got
+    assert message["title"] == "own (nightly_qa) failed"
+    assert message["type"] == "failure"
+    assert message["message"].splitlines() == [
+        "Product 'own': the build command ended with exit code 3.",
+        "Failed: own/build",
+        "Partition: nightly_qa",
+        "Owners: team:housing",
+        f"https://dagster.example.org/runs/{run_id}",
+    ]
+    for _ in range(3):
+        company.build("exit 4", "nightly_qa")
+        company.look()
+    # Another build of it is another thing.
+    company.build("true", "main")
+    company.look()
+    assert len(webhook.got) == 1
+    company.build("true", "nightly_qa")
+    company.look()
+    company.build("true", "nightly_qa")
+    company.look()
+    assert webhook.titles[1:] == ["own (nightly_qa) is well again"]
+    assert "It was broken since" in webhook.got[1]["message"]
+
+
+def test_builds_of_one_note_are_one_thing_over_the_nights(
+    company: Company, webhook: Webhook
+) -> None:
+    company.write(urls=[webhook.url])
+    for partition, command in (("1-n", "false"), ("2-n", "false"), ("3-n", "true")):
+        company.build(command, partition)
+        company.look()
+    assert webhook.titles == ["own (n) failed", "own (n) is well again"]
+
+
+def test_what_failed_before_it_went_well_is_not_told_afterwards() -> None:
+    ledger = Ledger()
+    assert ledger.recovers("x", whats=None, time=20.0) is None
+    assert not ledger.breaks("x", what="build", time=10.0)
+    assert ledger.broken() == {}
+
+
+def test_no_secret_is_told(
+    company: Company, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOMEBODYS_TOKEN", "t0ps3cret")
+    company.write(urls=[webhook.url])
+
+    @asset
+    def report() -> None:
+        raise RuntimeError("t0ps3cret is refused by postgresql://me:pass1234@db:5432/x")
+
+    materialize([report], instance=company.instance, raise_on_error=False)
+    company.look()
+    [message] = webhook.got
+    assert "is refused by" in message["message"]
+    assert "t0ps3cret" not in str(message)
+    assert "pass1234" not in str(message)
+
+
+def test_what_cannot_be_sent_is_tried_again_and_said_and_sent_to_nobody_twice(
+    webhook: Webhook, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    mailbox = Mailbox()
+    with receiving(mailbox):
+        places = [webhook.url, mailbox.url, "nothing://known"]
+        outbox.put(tmp_path, Message("failure", "Ein Tübinger Titel", "One\nTwo"))
+        webhook.status = 500
+        outbox.deliver(tmp_path, places, said.append)
+        assert len(mailbox.letters) == 1
+        assert "One" in mailbox.letters[0]
+        assert len(said) == 2
+        assert "error=500" in said[0]
+        assert "It is tried again in 60 s." in said[0]
+        assert "nothing://… is no address" in said[1]
+        assert "hunter2secret" not in str(said)
+        outbox.deliver(tmp_path, places, said.append)
+        assert len(said) == 2
+        webhook.status = 200
+        [path] = (tmp_path / "outbox").iterdir()
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"next": 0.0}))
+        outbox.put(tmp_path, Message("success", "Later", "Three"))
+        outbox.deliver(tmp_path, places[:2], said.append)
+    assert webhook.titles == ["Ein Tübinger Titel", "Later"]
+    assert len(mailbox.letters) == 2
+    assert not list((tmp_path / "outbox").iterdir())
+
+
+def test_a_disk_without_room_is_told_once(company: Company, webhook: Webhook) -> None:
+    company.write(urls=[webhook.url], disk_free_gb=10**6)
+    company.look()
+    company.look()
+    assert webhook.titles[0].startswith("Disk ")
+    assert len(webhook.got) == 1
+    company.write(urls=[webhook.url])
+    assert webhook.titles[1:] == [webhook.titles[0].replace(": nearly full", " is well again")]
+
+
+def test_a_digest_tells_once_a_day_what_is_broken(company: Company, webhook: Webhook) -> None:
+    company.write(urls=[webhook.url], digest="00:00")
+    company.build("false")
+    company.look()
+    assert webhook.titles == ["own (main) failed"]
+    ledger = Path(company.instance.root_directory) / "alerts" / "ledger.json"
+    ledger.write_text(json.dumps(json.loads(ledger.read_text()) | {"digest": 1.0}))
+    company.look()
+    company.look()
+    assert webhook.titles[1:] == ["Data products: 1 broken"]
+    digest = webhook.got[1]["message"]
+    assert digest.startswith("0 runs succeeded in the last 24 hours, and 1 failed.\nBroken since ")
+    assert "own (main) (own/build)" in digest
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[nobody]", "must be a URL of apprise"),
+        ("{digest: '8:00'}", "a time of the day"),
+        ("{url: x}", "unknown key `url`; did you mean `urls`?"),
+    ],
+)
+def test_what_nobody_could_be_told_by_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "products.yml"
+    path.write_text(f"products: []\nnotify: {text}\n")
+    with pytest.raises(YamlFileError, match=said.replace("?", r"\?")):
+        read_products_file(path)
+
+
+def test_addresses_come_from_the_file_and_from_the_environment() -> None:
+    environ = {"APPRISE_URLS": "json://a, mailto://b?to=c,d  json://x"}
+    found = addresses(Notify(urls=("json://x",)), environ)
+    assert found == ["json://x", "json://a", "mailto://b?to=c,d"]
+    assert addresses(None, {}) == []
+
+
+def test_up_tells_of_a_location_that_cannot_be_loaded(tmp_path: Path, webhook: Webhook) -> None:
+    project = copy_project(tmp_path)
+    write_products(project, {"own": "true"})
+    (checkout_of(project) / "products" / "own" / "definitions.py").write_text("def (\n")
+    with started(project, env={"APPRISE_URLS": webhook.url}) as server:
+        server.wait_for_error("own", "SyntaxError")
+        server.wait_for(lambda: server.locations().get("operations", "missing") is None)
+        sensor = {**selector("operations"), "sensorName": "alerts"}
+
+        def look() -> bool:
+            # As the daemon does each minute.
+            told = server.query(DRY_RUN, sensor=sensor)["sensorDryRun"]
+            assert told["evaluationResult"]["error"] is None
+            return bool(webhook.got)
+
+        server.wait_for(look)
+        assert len(webhook.got) == 1, webhook.got
+        [message] = webhook.got
+        assert message["title"] == "Location own: cannot be loaded"
+        assert "SyntaxError" in message["message"]
+        assert server.url in message["message"]
+        # It is there only as long as it looks.
+        server.wait_for(lambda: "operations" not in server.awake())
+        server.stop()
