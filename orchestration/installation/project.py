@@ -56,7 +56,8 @@ class Project:
         metadata += [f"Requires-Dist: {dependency}" for dependency in self.dependencies]
         scripts = ["[console_scripts]", *(f"{name} = {place}" for name, place in self.scripts)]
         files = {
-            f"{distribution}.pth": f"{self.root}\n",
+            # Not the bare path, which Python 3.12 reads in the locale's encoding, C's too.
+            f"{distribution}.pth": f"import sys; sys.path.append({str(self.root)!a})\n",
             f"{info}/METADATA": "\n".join([*metadata, ""]),
             f"{info}/WHEEL": WHEEL,
             f"{info}/entry_points.txt": "\n".join([*scripts, ""]),

@@ -106,7 +106,12 @@ def test_each_checkout_has_its_own_dcpy_which_is_kept_and_leads_to_it(
         again = place.install(root)
         assert (again.stdout, again.stderr) == ("", "")
         assert place.current(root) == environment
-        said = subprocess.run([environment / "bin" / "dcpy"], capture_output=True, text=True)
+        said = subprocess.run(
+            [environment / "bin" / "dcpy"],
+            env={**os.environ, "LC_ALL": "C"},
+            capture_output=True,
+            encoding="utf-8",
+        )
         assert said.stdout == f"{root / 'dcpy'}\n"
         python = environment / "bin" / "python"
         assert problem_with_dcpy((python, False), root=root, lifecycle=tmp_path) is None
