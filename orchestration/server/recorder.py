@@ -170,8 +170,13 @@ def _unknowable(path: str) -> Iterator[str]:
     if not path.endswith(tuple(importlib.machinery.SOURCE_SUFFIXES)):
         yield "not Python"
         return
-    with open(path, "rb") as file:
-        pending = [compile(file.read(), path, "exec", dont_inherit=True)]
+    try:
+        with open(path, "rb") as file:
+            pending = [compile(file.read(), path, "exec", dont_inherit=True)]
+    except (SyntaxError, ValueError):
+        # As its import has found already, which says so.
+        yield "not Python"
+        return
     while pending:
         code = pending.pop()
         for name in code.co_names:
