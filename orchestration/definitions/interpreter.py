@@ -104,18 +104,19 @@ class Interpreter:
         except OrchestrationError as error:
             return str(error)
         if _numbers(found["python"] or "") < PYTHON:
-            needed = ".".join(map(str, PYTHON))
             return (
-                f"{self._name} is Python {found['python']}, and {needed} or newer is needed: name "
-                "another."
+                f"{self._name} is Python {found['python']}, and {_written(PYTHON)} or newer is "
+                "needed: name another."
             )
-        wrong = [
-            _shortcoming(name, found.get(name), oldest)
+        wrong = {
+            name: oldest
             for name, oldest in packages.items()
             if _numbers(found.get(name) or "") < oldest
-        ]
-        command = self._pip_command(packages)
-        return f"{self._name} has {', '.join(wrong)}: `{command}`." if wrong else None
+        }
+        if not wrong:
+            return None
+        has = ", ".join(_shortcoming(*each, found.get(each[0])) for each in wrong.items())
+        return f"{self._name} has {has}: `{self._pip_command(wrong)}`."
 
     @property
     def difference(self) -> str | None:
@@ -129,7 +130,7 @@ class Interpreter:
     @property
     def advice(self) -> str:
         """What to do where the difference is one too many."""
-        return f"Have it the same: `{self._command('-m', 'pip', 'install')} {_pinned()}`."
+        return f"Have it the same: `{self._pip_command({'dagster': ()})}`."
 
     @property
     def _name(self) -> str:
@@ -146,12 +147,11 @@ class Interpreter:
         return f"{self._name} does not exist. Make it: `{make} && {self._pip_command(packages)}`."
 
     def _pip_command(self, packages: Mapping[str, tuple[int, ...]]) -> str:
-        others = [
-            f"'{name}>={'.'.join(map(str, oldest))}'"
+        wanted = [
+            f"dagster=={version(name)}" if name == "dagster" else f"'{name}>={_written(oldest)}'"
             for name, oldest in packages.items()
-            if name != "dagster"
         ]
-        return " ".join([self._command("-m", "pip", "install"), _pinned(), *others])
+        return " ".join([self._command("-m", "pip", "install"), *wanted])
 
     def _command(self, *arguments: str) -> str:
         return shlex.join([str(self.path), *arguments])
@@ -178,15 +178,15 @@ class Interpreter:
         raise OrchestrationError(f"{self._name} cannot be used: {why}. Name another.")
 
 
-def _shortcoming(name: str, found: str | None, oldest: tuple[int, ...]) -> str:
+def _shortcoming(name: str, oldest: tuple[int, ...], found: str | None) -> str:
     if not found:
         return f"no {name}"
     ours = f", and `up` has {version(name)}" if name == "dagster" else ""
-    return f"{name} {found} ({'.'.join(map(str, oldest))} or newer is needed{ours})"
+    return f"{name} {found} ({_written(oldest)} or newer is needed{ours})"
 
 
-def _pinned() -> str:
-    return f"dagster=={version('dagster')}"
+def _written(numbers: tuple[int, ...]) -> str:
+    return ".".join(map(str, numbers))
 
 
 def _numbers(version: str) -> tuple[int, ...]:

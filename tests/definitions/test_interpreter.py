@@ -61,7 +61,9 @@ def test_a_database_of_its_own_kind_needs_more(tmp_path: Path) -> None:
     found = interpreter(str(path), tmp_path)
     assert found.problem(has_postgres=False) is None
     problem = found.problem(has_postgres=True)
-    assert problem and "no dagster-postgres" in problem
+    assert problem and problem.endswith(
+        f"has no dagster-postgres: `{path} -m pip install 'dagster-postgres>=0.26'`."
+    )
 
 
 def test_a_name_is_looked_up_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -203,7 +203,9 @@ def test_another_dagster_is_a_broken_location_where_it_cannot(server: Server, na
 def test_what_is_missing_there_is_named_with_the_command_that_installs_it(server: Server) -> None:
     python = server.project.parent / "lacking" / "bin" / "python"
     server.wait_for_error(
-        "lacking", "no croniter, no dagster, no Jinja2, ", f"`{python} -m pip install dagster==1."
+        "lacking",
+        "no croniter, no dagster, ",
+        f"`{python} -m pip install 'croniter>=2' dagster==1.",
     )
 
 
