@@ -152,23 +152,15 @@ class Location:
 
     async def _connect(self) -> grpc.aio.Channel:
         end = time.monotonic() + CONNECT_SECONDS
-        while True:
+        while time.monotonic() < end:
             socket = (await _ask(control.Wake(self.name)))["socket"]
+            channel = grpc.aio.insecure_channel(f"unix:{socket}", options=UNLIMITED)
+            if await _is_connected(channel, end - time.monotonic()):
+                return channel
             # One that has just ended may not be known as such yet.
-            with suppress(OSError):
-                _, writer = await asyncio.open_unix_connection(socket)
-                writer.close()
-                break
-            if time.monotonic() > end:
-                raise Unreachable(f"The code server of {self.name} does not answer.")
-            await asyncio.sleep(RETRY_SECONDS)
-        channel = grpc.aio.insecure_channel(f"unix:{socket}", options=UNLIMITED)
-        try:
-            await asyncio.wait_for(channel.channel_ready(), CONNECT_SECONDS)
-        except TimeoutError:
             await channel.close()
-            raise Unreachable(f"The code server of {self.name} does not answer.") from None
-        return channel
+            await asyncio.sleep(RETRY_SECONDS)
+        raise Unreachable(f"The code server of {self.name} does not answer.")
 
     async def _unless_frozen(self, call: Awaitable[Any], channel: grpc.aio.Channel) -> Any:
         task = asyncio.ensure_future(call)
@@ -316,6 +308,17 @@ async def _ask(message: control.Request) -> dict[str, Any]:
             writer.close()
     except (RuntimeError, OSError) as error:
         raise Unreachable(str(error)) from error
+
+
+async def _is_connected(channel: grpc.aio.Channel, seconds: float) -> bool:
+    """Whether somebody answers at the other end; waits for it until it is clear that nobody is."""
+    state = channel.get_state(try_to_connect=True)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while state in (grpc.ChannelConnectivity.IDLE, grpc.ChannelConnectivity.CONNECTING):
+                await channel.wait_for_state_change(state)
+                state = channel.get_state(try_to_connect=True)
+    return state is grpc.ChannelConnectivity.READY
 
 
 async def _answers(channel: grpc.aio.Channel) -> bool:

@@ -20,6 +20,7 @@ from typing import Protocol
 
 from dagster import Definitions
 
+from orchestration.lifecycle.reaper import adopt_orphans
 from orchestration.server import console
 from orchestration.server.dependencies import installation_of
 
@@ -73,6 +74,7 @@ class Forkserver:
         """What every location depends on, as a hash; None where that is not known."""
         self._started = started
         self.warm = warm and self._preload(location)
+        self._processes: list[Process] = []
 
     def _preload(self, location: Callable[[], Definitions]) -> bool:
         try:
@@ -104,6 +106,12 @@ class Forkserver:
     def own_files(self) -> tuple[tuple[str, int, int], ...]:
         """What this project's modules look like on disk."""
         return _files_of(self._own_modules)
+
+    @property
+    def pids(self) -> set[int]:
+        """The ids of all that it has started and that has not ended."""
+        self._processes = [process for process in self._processes if process.poll() is None]
+        return {process.pid for process in self._processes if process.pid}
 
     def start(
         self,
@@ -142,7 +150,9 @@ class Forkserver:
                 stdout=output,
                 stderr=output,
                 start_new_session=has_session,
+                preexec_fn=adopt_orphans,
             )
+            self._processes.append(process)
             if is_expendable:
                 _give_up_first(process)
             return process
@@ -185,6 +195,7 @@ class Forkserver:
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED_SIGNALS)
         forked = _Forked(process)
+        self._processes.append(forked)
         if is_expendable:
             _give_up_first(forked)
         return forked
@@ -221,6 +232,7 @@ def _in_fork(
 ) -> None:
     if has_session:
         os.setsid()
+    adopt_orphans()
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)

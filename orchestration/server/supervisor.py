@@ -33,6 +33,7 @@ from orchestration.server.claims import Claims
 from orchestration.server.dagster_services import DagsterServices
 from orchestration.server.forkserver import Forkserver, ending
 from orchestration.server.nightly import Nightly
+from orchestration.server.orphans import Orphans
 from orchestration.server.runs import Runs
 from orchestration.server.selection import Selection
 from orchestration.server.service import Service
@@ -85,6 +86,7 @@ class Supervisor:
         }
         self.sources = Sources(self.root, selection, watches=watches)
         self.forkserver = Forkserver(warm, any_location, started)
+        self.orphans = Orphans()
         self.background = Background(self.forkserver, self.env)
         self.runs = Runs(self.forkserver, self.selector, self.background, self.env)
         self.nightly = Nightly(self.background)
@@ -145,6 +147,7 @@ class Supervisor:
             if self.signals.has_stopped:
                 break
             self.background.watch()
+            self.orphans.watch(self.forkserver.pids)
             self.runs.watch()
             self.locations.watch()
             self.nightly.watch(self.sources.file.retention)

@@ -72,7 +72,7 @@ class Scene:
     ready_seconds: float
     """Until all others were served."""
     reported_seconds: Future[float]
-    """Until the UI named the one that hangs."""
+    """From when the UI answered until it named the one that hangs."""
     hanging: str | None
     """What the UI said then of the one that hangs."""
     looped_seconds: Future[float]
@@ -95,6 +95,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         return time.monotonic() - start
 
     def seconds_until_given_up(name: str) -> float:
+        server.wait_for(server.locations, 40)
         start = time.monotonic()
         server.wait_for_error(name, f"did not load within {LOAD_SECONDS:.0f} seconds", seconds=60)
         return time.monotonic() - start
@@ -199,7 +200,27 @@ def test_what_a_location_leaves_behind_is_ended_with_its_loading(scene: Scene) -
     write_definitions(server, "faulty", text + REPAIRED.format(asset="left_behind"))
     server.wait_for(lambda: server.locations()["faulty"] is None and server.asset("left_behind"))
     assert server.loads()["faulty"] != loads["faulty"]
-    assert not [pid for pid in server.processes() if b"sleep\x00987" in command_of(pid)]
+    assert not running(server, b"sleep\x00987")
+
+
+def test_what_a_location_leaves_behind_is_ended_where_it_crashes_too(scene: Scene) -> None:
+    server = scene.server
+    leave = "import subprocess\nsubprocess.Popen(['sleep', '986'], start_new_session=True)\n"
+    write_definitions(server, "faulty", f"{leave}import os; os._exit(4)\n")
+    server.wait_for_error("faulty", "ended with exit code 4 while loading")
+    assert wait_until(lambda: not running(server, b"sleep\x00986"))
+    # Its code server has one as long as it is there.
+    write_definitions(server, "faulty", leave + REPAIRED.format(asset="left_by_a_server"))
+    server.wait_for(lambda: server.locations()["faulty"] is None)
+    awake = server.wake("faulty")
+    assert len(running(server, b"sleep\x00986")) == 1
+    os.kill(awake, signal.SIGKILL)
+    assert wait_until(lambda: not running(server, b"sleep\x00986"))
+
+
+def running(server: Server, command: bytes) -> list[int]:
+    """The server's processes with that command."""
+    return [pid for pid in server.processes() if command in command_of(pid)]
 
 
 def test_a_code_server_that_freezes_delays_no_reload_and_is_replaced(scene: Scene) -> None:
