@@ -87,6 +87,11 @@ def key_at(template: str, time: datetime) -> str:
     return rendered(template, {"date": time.date(), "time": time.time()})
 
 
+def now(timezone: str) -> datetime:
+    """The time it is in the time zone."""
+    return datetime.now(zoneinfo.ZoneInfo(timezone))
+
+
 def _as_list(value: Any) -> Any:
     entries = value if isinstance(value, list | tuple) else [value]
     if not all(isinstance(entry, str | dict | CronSchedule) for entry in entries):

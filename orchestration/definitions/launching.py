@@ -5,12 +5,12 @@ fails does not stop the others.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence, Set
 from graphlib import TopologicalSorter
 from typing import Any
 
 from dagster import (
+    AssetExecutionContext,
     AssetKey,
     DagsterRunStatus,
     Definitions,
@@ -28,14 +28,13 @@ from orchestration.catalog.checkout import checkout_root, templates_folder
 from orchestration.catalog.ingest_groups import SOURCE
 from orchestration.catalog.ingest_templates import read_templates
 from orchestration.catalog.names import (
-    ASSET_JOB,
     INGEST,
     PARTITION_TAG,
     REPOSITORY_TAG,
     ingest_partition_set,
 )
 from orchestration.catalog.partition_keys import check_key
-from orchestration.catalog.schedules import checked_version, key_at
+from orchestration.catalog.schedules import checked_version, key_at, now
 from orchestration.definitions.metadata import table
 from orchestration.definitions.partitions import add_partition
 from orchestration.definitions.schedules import UNFINISHED
@@ -129,7 +128,7 @@ class Launch:
         """Which version of which template is to be ingested."""
         if version != SOURCE:
             try:
-                key = key_at(checked_version(version), datetime.now(UTC))
+                key = key_at(checked_version(version), now("UTC"))
             except ValueError as error:
                 raise Failure(f"The version {version!r} {error}.") from error
             return dict.fromkeys(templates, key)
@@ -171,39 +170,62 @@ class Launch:
         return True
 
     def _launch(self, name: str, key: str) -> str:
-        add_partition(self._instance, ingest_partition_set(name), key)
-        own: Any = self._context.run
-        if own.remote_job_origin is None or own.job_code_origin is None:
-            raise Failure("Only a run of `up` can launch others.")
-        run = self._instance.create_run_for_job(
+        return launch_run(
+            self._context,
             self._job,
-            asset_selection={AssetKey([INGEST, name])},
-            tags={
-                PARTITION_TAG: key,
-                REPOSITORY_TAG: f"__repository__@{INGEST}",
-                LAUNCHED_BY_TAG: own.run_id,
-            },
-            remote_job_origin=_at_ingest(own.remote_job_origin),
-            job_code_origin=_code_of_ingest(own.job_code_origin),
+            location=INGEST,
+            assets={AssetKey([INGEST, name])},
+            partition_set=ingest_partition_set(name),
+            partition=key,
         )
-        # With a queue of runs nothing is asked of the locations.
-        nothing: Any = None
-        self._instance.submit_run(run.run_id, nothing)
-        return run.run_id
 
 
-def _at_ingest(origin: Any) -> Any:
-    """Where the ingest location is found: at its name, whatever its address."""
+def launch_run(
+    context: OpExecutionContext | AssetExecutionContext,
+    job: JobDefinition,
+    *,
+    location: str,
+    partition_set: str,
+    partition: str,
+    assets: Set[AssetKey] | None = None,
+) -> str:
+    """Has a run queued of a job of that location; gives its id. The partition's key is made.
+
+    Raises Failure where there is no server that would run it.
+    """
+    instance, own = context.instance, context.run
+    if own.remote_job_origin is None or own.job_code_origin is None:
+        raise Failure("Only a run of `up` can launch others.")
+    add_partition(instance, partition_set, partition)
+    run = instance.create_run_for_job(
+        job,
+        asset_selection=assets,
+        tags={
+            PARTITION_TAG: partition,
+            REPOSITORY_TAG: f"__repository__@{location}",
+            LAUNCHED_BY_TAG: own.run_id,
+        },
+        remote_job_origin=_place(own.remote_job_origin, location, job.name),
+        job_code_origin=_code(own.job_code_origin, location, job.name),
+    )
+    # With a queue of runs nothing is asked of the locations.
+    nothing: Any = None
+    instance.submit_run(run.run_id, nothing)
+    return run.run_id
+
+
+def _place(origin: Any, location: str, job_name: str) -> Any:
+    """Where Dagster finds the job: at its location's name, whatever the address."""
     repository = origin.repository_origin
-    location = repository.code_location_origin._replace(location_name=INGEST)
-    here = repository._replace(code_location_origin=location)
-    return origin._replace(repository_origin=here, job_name=ASSET_JOB)
+    there = repository.code_location_origin._replace(location_name=location)
+    here = repository._replace(code_location_origin=there)
+    return origin._replace(repository_origin=here, job_name=job_name)
 
 
-def _code_of_ingest(origin: Any) -> Any:
-    """What a run's process loads: the ingest location's module, which lies beside this one's."""
+def _code(origin: Any, location: str, job_name: str) -> Any:
+    """What the run's process loads: the location's module, which lies beside this one's."""
     repository = origin.repository_origin
     pointer = repository.code_pointer
-    module = f"{pointer.module.rpartition('.')[0]}.{INGEST}"
+    module = f"{pointer.module.rpartition('.')[0]}.{location}"
     there = repository._replace(code_pointer=pointer._replace(module=module))
-    return origin._replace(repository_origin=there, job_name=ASSET_JOB)
+    return origin._replace(repository_origin=there, job_name=job_name)

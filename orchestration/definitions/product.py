@@ -34,6 +34,7 @@ from orchestration.catalog.names import INGEST, STAGES, build_job, inputs_job
 from orchestration.catalog.products import Product, read_products_file
 from orchestration.catalog.recipes import recipe_inputs
 from orchestration.definitions.execution import Event, check_specs, execute, partition_of
+from orchestration.definitions.following import build_follower
 from orchestration.definitions.ingest import ingest_definitions
 from orchestration.definitions.launching import build_launch_job
 from orchestration.definitions.partitions import build_partitions
@@ -88,10 +89,21 @@ def product_definitions(**fields: Any) -> Definitions:
         description=f"All four stages of {product.id}.",
         tags={"product": slug},
     )
+    followers, sensors = [], []
+    if follows := [schedule for schedule in product.schedule if schedule.follows_inputs]:
+        if templates:
+            follower, sensor = build_follower(slug=slug, templates=templates, schedules=follows)
+            followers.append(follower)
+            sensors.append(sensor)
+        else:
+            get_dagster_logger().warning(
+                f"Product {product.id!r} is to follow its inputs, but none of them is ingested here"
+            )
     # The stages' work is done by processes of their own already.
     definitions = Definitions(
-        assets=[*assets, *stubs],
+        assets=[*assets, *stubs, *followers],
         jobs=[job, *([_inputs_job(product, templates)] if templates else [])],
+        sensors=sensors,
         schedules=build_schedules(slug, job, product.schedule),
         executor=in_process_executor,
     )
