@@ -18,6 +18,9 @@ def server(
     project = copy_project(tmp_path_factory.mktemp("groups"))
     products = project / "sample" / "data-engineering" / "products" / "products.yml"
     data = yaml.safe_load(products.read_text())
+    for product in data["products"]:
+        if product["id"] == "libraries":
+            product["schedule"] = "on_new_inputs"
     groups = [{"name": "Weekly look", "templates": ["[bq]pl_*", "dcp_*"]}]
     products.write_text(yaml.safe_dump({**data, "ingest": {"groups": groups}}))
     with serving(project, env=sample_dcpy) as server:
@@ -64,18 +67,25 @@ def test_a_look_at_the_sources_ingests_what_is_new_and_tells_of_the_source_that_
     assert "0 of 3 templates were launched." in server.events(again)
 
 
-def test_all_that_a_product_takes_in_is_ingested_as_one_version_from_its_own_location(
+def test_a_products_inputs_are_ingested_as_one_version_and_it_is_built_once_all_of_them_are(
     server: Server,
 ) -> None:
-    job = "ingest_for_capital_projects"
-    run = launch(server, "capital_projects", job, launch_config(job, "20260101"))
+    job = "ingest_for_libraries"
+    run = launch(server, "libraries", job, launch_config(job, "20260101"))
     server.wait_for_run(run)
-    runs = launched_by(server, run)
-    templates = {"dcp_capital_projects", "library_systems"}
-    assert len(runs) == len(templates)
-    for each in runs:
+    inputs = ("bpl_libraries", "nypl_libraries", "qpl_libraries")
+    for each in launched_by(server, run):
         server.wait_for_run(each)
-    assert all(versions(server, template) == {"20260101"} for template in templates)
+    assert all("20260101" in versions(server, template) for template in inputs)
+
+    def builds() -> list[str]:
+        tags = {each: server.run_tags(each) for each in server.runs()}
+        return [each for each, own in tags.items() if own.get("dagster/partition") == "nightly_qa"]
+
+    # The daemon looks every half a minute.
+    server.wait_for(builds, seconds=70.0)
+    [build] = builds()
+    server.wait_for_run(build)
 
 
 def test_a_version_that_cannot_be_one_is_refused(server: Server) -> None:
