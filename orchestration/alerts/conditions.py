@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from dagster import DagsterInstance
-from dagster._core.definitions.run_request import InstigatorType
-from dagster._core.scheduler.instigation import TickStatus
 
 from orchestration.lifecycle.child import first_sentence
 
@@ -49,15 +47,15 @@ def failed_schedules(instance: DagsterInstance) -> dict[str, str]:
     storage = instance.schedule_storage
     schedules = {
         state.selector_id: state
-        for state in instance.all_instigator_state(instigator_type=InstigatorType.SCHEDULE)
-        if state.is_running
+        for state in instance.all_instigator_state()
+        if state.is_running and state.instigator_type.value == "SCHEDULE"
     }
     if not storage or not schedules:
         return {}
     found = {}
     for selector_id, ticks in storage.get_batch_ticks(list(schedules), limit=1).items():
         for tick in ticks:
-            if tick.status is TickStatus.FAILURE:
+            if tick.status.value == "FAILURE":
                 why = first_sentence(tick.error.message) if tick.error else ""
                 found[schedules[selector_id].instigator_name] = why or "Nobody knows why."
     return found
