@@ -144,7 +144,12 @@ def test_the_metadata_of_a_build_tells_versions_outputs_and_the_logs_end(
     assert Path(plan["lock_file"]) == workplace.libraries / "recipe.lock.yml"
 
     load = metadata(instance, "libraries", "load")
-    assert {row["id"] for row in rows(load["datasets"].records)} == set(TEMPLATES)
+    loaded = {row["id"]: row["rows"] for row in rows(load["datasets"].records)}
+    assert loaded == {"bpl_libraries": 8, "nypl_libraries": 10, "qpl_libraries": 6}
+    assert load["dagster/row_count"] == 24
+    assert "bpl_libraries: name" in {
+        column.name for column in load["dagster/column_schema"].columns
+    }
 
     build = metadata(instance, "libraries", "build")
     outputs = {row["file"]: row["bytes"] for row in rows(build["outputs"].records)}
@@ -152,6 +157,8 @@ def test_the_metadata_of_a_build_tells_versions_outputs_and_the_logs_end(
     assert outputs == {"libraries.csv": csv_file.stat().st_size}
     assert "Wrote 24 branches" in build["log_tail"]
     assert list(build)[-1] == "log_tail"
+    assert build["dagster/row_count"] == 24
+    assert "borough" in {column.name for column in build["dagster/column_schema"].columns}
     assert build["seconds"] > 0
 
     assert metadata(instance, "libraries", "package")["stub"] is True

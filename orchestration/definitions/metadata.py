@@ -1,5 +1,6 @@
 """Materialization metadata in the form that Dagster's UI shows best."""
 
+import re
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,7 @@ MAX_TABLES_SHOWN = 40
 MAX_PREVIEWS = 10
 # What a column of the UI takes without cutting off what stands in other rows.
 TAIL_WIDTH = 60
+MAX_PREVIEW_WIDTH = 66  # characters, in a window of 1500 pixels
 
 
 def metadata_of(outcome: Outcome) -> dict[str, Any]:
@@ -97,13 +99,32 @@ def _of_tables(tables: Rows) -> dict[str, Any]:
             for each in shown[:MAX_PREVIEWS]
             if each.get("preview")
         },
+        **{
+            "map" if is_single else f"map/{each['name']}": _map(each["map"])
+            for each in readable
+            if "map" in each
+        },
     }
 
 
-def _preview(found: Mapping[str, Any]) -> TableMetadataValue:
-    names = [column["name"] for column in found["columns"]]
-    rows = [dict(zip(names, row, strict=False)) for row in found["preview"]]
-    return table(rows, names[: len(found["preview"][0])])
+def _map(picture: str) -> MarkdownMetadataValue:
+    note = "Blue: what is there now. Red: what was there before, and is not."
+    return MetadataValue.md(f"![map](data:image/png;base64,{picture})\n\n{note}")
+
+
+def _preview(found: Mapping[str, Any]) -> TableMetadataValue | MarkdownMetadataValue:
+    rows = found["preview"]
+    names = [column["name"] for column in found["columns"][: len(rows[0])]]
+    widths = [max(map(len, cells)) + 2 for cells in zip(names, *rows, strict=True)]
+    if sum(widths) <= MAX_PREVIEW_WIDTH:
+        return table([dict(zip(names, row, strict=True)) for row in rows], names)
+    # The UI shows a long text on demand, where there is room; a table would widen the page.
+    lines = [names, ["---"] * len(names), *rows]
+    return MetadataValue.md("\n".join(f"| {' | '.join(map(_inline, line))} |" for line in lines))
+
+
+def _inline(cell: str) -> str:
+    return re.sub(r"([\\|`*_<\[])", r"\\\1", " ".join(cell.split()))
 
 
 def table(rows: Rows, fields: Sequence[str]) -> TableMetadataValue:

@@ -15,7 +15,12 @@ from orchestration.lifecycle.outcomes import Ingested
 from orchestration.lifecycle.redaction import Redactor
 from orchestration.lifecycle.results import in_use, ingest_result, lifecycle_dir, staged
 from orchestration.lifecycle.step_runner import failing, run_step
-from orchestration.lifecycle.tables import earlier, keep_tables, version_before
+from orchestration.lifecycle.tables import (
+    keep_tables,
+    map_parameters,
+    version_before,
+    with_maps,
+)
 
 
 def ingest(
@@ -48,6 +53,7 @@ def ingest(
             ),
             staged(result, "ingest") as staging,
         ):
+            before = version_before(result, "ingest")
             env = base_environment(root=root, lifecycle=lifecycle, python=python[0])
             step = run_step(
                 logger,
@@ -60,6 +66,7 @@ def ingest(
                     "templates": str(templates_folder(root)),
                     "templates_of": templates_of(templates_folder(root), [template.source or ""]),
                     "options": dict(options),
+                    **map_parameters(before, staging),
                 },
                 env=env,
                 redact=Redactor(env),
@@ -68,14 +75,8 @@ def ingest(
                 result=result,
                 staging=staging,
             )
-            tables = step.data["datasets"]
+            tables = with_maps(step.data["datasets"])
             keep_tables(staging.folder, "ingest", version, tables)
-            before = version_before(result, "ingest")
-            results = check_tables(
-                tables,
-                version,
-                checks,
-                {"": earlier(before, "ingest", f"version {before.name}") if before else None},
-            )
+            results = check_tables(tables, version, checks, {"": before})
             publishable(results, subject, staging, logger)
     return Ingested(version, tables, results, step.process)

@@ -36,7 +36,6 @@ from orchestration.lifecycle.outcomes import (
     Packaged,
     Planned,
     Process,
-    Rows,
 )
 from orchestration.lifecycle.redaction import Redactor
 from orchestration.lifecycle.results import (
@@ -49,7 +48,7 @@ from orchestration.lifecycle.results import (
     staged,
 )
 from orchestration.lifecycle.step_runner import StepResult, failing, run_step
-from orchestration.lifecycle.tables import earlier, keep_tables, newest, tables_in
+from orchestration.lifecycle.tables import Earlier, earlier, keep_tables, newest, tables_in
 from orchestration.lifecycle.workspace import Workspace, private_lifecycle
 
 PRIVATE_LIFECYCLE = "lifecycle"
@@ -256,9 +255,11 @@ def _build(build: Build, logger: logging.Logger) -> Built:
             tail = finished.tail
         workspace.collect(logger)
         outputs = _outputs(staging.folder, loaded)
+        baselines = _baselines(build, result)
         tables = tables_in(
             outputs,
             logger,
+            before=next(filter(None, baselines.values()), None),
             subject=f"{build.subject}, checks",
             env=env,
             redact=redact,
@@ -267,28 +268,24 @@ def _build(build: Build, logger: logging.Logger) -> Built:
             result=result,
             staging=staging,
         )
-        results = _check(build, str(lock.get("version")), tables, staging, logger)
+        results: Sequence[CheckResult] = []
+        if tables is not None:
+            version = str(lock.get("version"))
+            keep_tables(staging.folder, "build", version, tables)
+            results = check_tables(tables, version, build.product.checks, baselines)
+            publishable(results, build.subject, staging, logger)
     seconds = sum(done["seconds"] for done in workspace.done)
     return Built(
         workspace.done, commit, outputs, tables or (), results, Process(seconds, tail, result)
     )
 
 
-def _check(
-    build: Build, version: str, tables: Rows | None, staging: Staging, logger: logging.Logger
-) -> Sequence[CheckResult]:
-    if tables is None:
-        return []
-    keep_tables(staging.folder, "build", version, tables)
-    result = build.folder / "build"
+def _baselines(build: Build, result: Path) -> dict[str, Earlier | None]:
+    """The builds that a new one is compared with, by the suffix of the checks' names."""
     last = earlier(result, "build", f"the last build of {build.partition!r}")
     others = set(build.folder.parent.iterdir()) - {build.folder}
-    newest_other = newest([other / "build" for other in others], "build")
-    other = earlier(newest_other, "build", repr(newest_other.parent.name)) if newest_other else None
-    baselines = {"": last, "_of_other_version": other}
-    results = check_tables(tables, version, build.product.checks, baselines)
-    publishable(results, build.subject, staging, logger)
-    return results
+    other = newest((folder / "build" for folder in others), "build")
+    return {"": last, "_of_other_version": other}
 
 
 def _what(product: Product, command: Command) -> str:

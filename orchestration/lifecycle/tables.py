@@ -1,9 +1,10 @@
 """What was found in a result's tables: kept in it as `<stage>.tables.json`, and found again."""
 
+import base64
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -22,8 +23,9 @@ NOT_DATA = {"dbt_packages", "target"}
 class Earlier:
     """The tables of an earlier result."""
 
+    result: Path
     what: str
-    """The result, as a sentence names it."""
+    """What a sentence calls it."""
     version: str
     tables: Rows
 
@@ -32,6 +34,7 @@ def tables_in(
     outputs: Rows,
     logger: logging.Logger,
     *,
+    before: Earlier | None,
     subject: str,
     env: Mapping[str, str],
     redact: Redactor,
@@ -42,7 +45,8 @@ def tables_in(
 ) -> Rows | None:
     """The tables of a build's tabular files, as `steps/tabular.py` gives them.
 
-    None where the interpreter cannot tell them, which is said in the log.
+    Their maps are drawn over those of the result `before`. None where the interpreter cannot tell
+    them, which is said in the log.
     """
     names = [str(output["file"]) for output in outputs]
     files = [
@@ -57,7 +61,11 @@ def tables_in(
             logger,
             stage="describe",
             subject=subject,
-            parameters={"folder": str(staging.folder), "files": files},
+            parameters={
+                "folder": str(staging.folder),
+                "files": files,
+                **map_parameters(before, staging),
+            },
             env=env,
             redact=redact,
             root=root,
@@ -68,8 +76,23 @@ def tables_in(
     except StageFailed as failed:
         logger.warning(f"Nothing was checked. {failed}")
         return None
-    tables: Rows = step.data["tables"]
-    return tables
+    return with_maps(step.data["tables"])
+
+
+def map_parameters(before: Earlier | None, staging: Staging) -> dict[str, str]:
+    """What a step needs to draw maps: the earlier result to draw them over, and where."""
+    folder = before.result if before else staging.work / "nothing"
+    return {"before": str(folder), "pictures": str(staging.work)}
+
+
+def with_maps(tables: Rows) -> Rows:
+    """The tables with their pictures in the place of the files' names."""
+    return [
+        {**table, "map": base64.b64encode(Path(table["map"]).read_bytes()).decode()}
+        if "map" in table
+        else table
+        for table in tables
+    ]
 
 
 def keep_tables(folder: Path, stage: str, version: str, tables: Rows) -> None:
@@ -87,25 +110,27 @@ def earlier(result: Path, stage: str, what: str) -> Earlier | None:
         kept = json.loads(_file(result, stage).read_bytes())
     except FileNotFoundError:
         return None
-    return Earlier(what, kept["version"], kept["tables"])
+    return Earlier(result, what, kept["version"], kept["tables"])
 
 
-def newest(results: Sequence[Path], stage: str) -> Path | None:
-    """The result that was published last, of those that kept their tables."""
+def newest(results: Iterable[Path], stage: str) -> Earlier | None:
+    """The one that was published last, of a product's builds that kept their tables."""
     kept = [result for result in results if _file(result, stage).is_file()]
-    return max(kept, key=lambda result: result.lstat().st_mtime_ns, default=None)
+    last = max(kept, key=lambda result: result.lstat().st_mtime_ns, default=None)
+    return earlier(last, stage, f"the build of {last.parent.name!r}") if last else None
 
 
-def version_before(result: Path, stage: str) -> Path | None:
+def version_before(result: Path, stage: str) -> Earlier | None:
     """The published version of the same template that comes before, numbers in their order."""
     others = [
         other
-        for other in result.parent.iterdir()
+        for other in (result.parent.iterdir() if result.parent.is_dir() else ())
         if other.is_symlink()
         and _order(other.name) < _order(result.name)
         and _file(other, stage).is_file()
     ]
-    return max(others, key=lambda other: _order(other.name), default=None)
+    last = max(others, key=lambda other: _order(other.name), default=None)
+    return earlier(last, stage, f"version {last.name}") if last else None
 
 
 def _order(version: str) -> list[tuple[int, str]]:

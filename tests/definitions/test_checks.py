@@ -1,6 +1,8 @@
 """Is what arrived any good? What the checks say, and what becomes of a result that is none."""
 
+import base64
 import json
+import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -275,3 +277,60 @@ def test_what_defaults_says_of_checks_is_added_to_a_products_own(tmp_path: Path)
     path.write_text("products:\n- {id: a, build_command: x, checks: {row: error}}\n")
     with pytest.raises(YamlFileError, match=r"products.yml:2: .*did you mean `rows`"):
         read_products(path)
+
+
+def materialization(result: ExecuteInProcessResult) -> Mapping[str, Any]:
+    [event] = result.get_asset_materialization_events()
+    shown = event.step_materialization_data.materialization.metadata
+    return {name: value.value for name, value in shown.items()}
+
+
+def colours(picture: bytes, python: str) -> set[str]:
+    """Those of "red" and "blue" that a map is drawn with."""
+    code = (
+        "import io, sys, PIL.Image\n"
+        "picture = PIL.Image.open(io.BytesIO(sys.stdin.buffer.read())).convert('RGB')\n"
+        "seen = {colour for _, colour in picture.getcolors()}\n"
+        "print(*{'red' if r > b else 'blue' for r, g, b in seen if abs(r - b) > 100})"
+    )
+    said = subprocess.run([python, "-c", code], input=picture, capture_output=True, check=True)
+    return set(said.stdout.decode().split())
+
+
+def test_a_map_shows_at_a_glance_what_is_missing(
+    _sample: None,
+    checkout: Path,
+    instance: DagsterInstance,
+    sample_dcpy: dict[str, str],
+) -> None:
+    file = checkout / "data" / "dpr_parks.csv"
+    template = read_template(checkout / "ingest_templates" / "dpr_parks.yml")
+    pictures = []
+    for version in ("2025", "2026"):
+        result = materialized(build_ingest_asset(template=template), instance, version)
+        text = materialization(result)["map"]
+        pictures.append(base64.b64decode(text.partition("base64,")[2].partition(")")[0]))
+        kept = [line for line in file.read_text().splitlines() if "Staten Island" not in line]
+        file.write_text("\n".join(kept) + "\n")
+    assert [colours(picture, sample_dcpy["DCPY_PYTHON"]) for picture in pictures] == [
+        {"blue"},
+        {"blue", "red"},
+    ]
+    assert all(len(picture) < 50_000 for picture in pictures)
+
+
+def test_the_first_rows_of_every_table_are_shown_and_its_columns(
+    build: Callable[..., ExecuteInProcessResult],
+) -> None:
+    wide = ",".join(f"column_{number}" for number in range(30))
+    result = build(
+        "2026", f"seq 20 | (echo number; cat) > a.csv; echo '{wide}' | tee b.csv >> b.csv"
+    )
+    shown = materialization(result)
+    assert shown["dagster/row_count"] == 20
+    names = [column.name for column in shown["dagster/column_schema"].columns]
+    assert names[:2] == ["a.csv: number", "b.csv: column_0"]
+    assert [record.data for record in shown["preview/a.csv"].records] == [
+        {"number": str(number)} for number in range(1, 11)
+    ]
+    assert shown["rows/a.csv"] == 20

@@ -4,23 +4,25 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import picture
 import step
 import tabular
 
 
 def describe(parameters: dict[str, Any]) -> dict[str, Any]:
-    """The tables of all `files`."""
+    """The tables of all `files`, and maps of them over those in the folder `before`."""
     try:
         connection = tabular.connect()
     except ImportError:
         raise step.StepProblem(f"{sys.executable} has no duckdb.") from None
-    folder = Path(parameters["folder"])
+    folder, before = Path(parameters["folder"]), Path(parameters["before"])
+    tables = []
     with connection:
-        tables = [
-            table
-            for file in parameters["files"]
-            for table in tabular.describe(connection, folder, file)
-        ]
+        for file in parameters["files"]:
+            found = tabular.describe(connection, folder, file)
+            pictures = Path(parameters["pictures"])
+            picture.add_maps(connection, folder / file, found, before / file, pictures)
+            tables += found
     return {"tables": tables}
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import picture
 import step
 import tabular
 
@@ -21,7 +22,13 @@ def ingest(parameters: dict[str, Any]) -> dict[str, Any]:
     # dcpy makes it, and warns of one that is there.
     folder.rmdir()
     datasets = dcpy_ingest(*call.args, **call.kwargs)
-    return {"datasets": [describe(folder, dataset) for dataset in datasets]}
+    before, pictures = Path(parameters["before"]), Path(parameters["pictures"])
+    described = [describe(folder, dataset) for dataset in datasets]
+    with tabular.connect() as connection:
+        for table in described:
+            file = table["file"]
+            picture.add_maps(connection, folder / file, [table], before / file, pictures)
+    return {"datasets": described}
 
 
 def bind(dcpy_ingest: Callable[..., Any], parameters: dict[str, Any]) -> inspect.BoundArguments:

@@ -84,16 +84,13 @@ def _csv(connection: Any, path: Path) -> str:
 
 def described(connection: Any, source: str) -> dict[str, Any]:
     """The rows, columns and preview of what `source` is in SQL."""
-    columns = [
-        (name, kind_of(kind))
-        for name, kind, *_ in connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()
-    ]
+    columns = columns_of(connection, source)
     [(rows,)] = connection.execute(f"SELECT count(*) FROM {source}").fetchall()
-    shown = ", ".join(_shown(name, kind) for name, kind in columns[:PREVIEW_COLUMNS])
+    shown = ", ".join(_shown(**column) for column in columns[:PREVIEW_COLUMNS])
     first = connection.execute(f"SELECT {shown} FROM {source} LIMIT {PREVIEW_ROWS}").fetchall()
     return {
         "rows": rows,
-        "columns": [{"name": name, "type": kind} for name, kind in columns],
+        "columns": columns,
         "preview": [[value or "" for value in row] for row in first],
     }
 
@@ -103,11 +100,17 @@ def kind_of(kind: str) -> str:
     return "GEOMETRY" if kind.startswith("GEOMETRY") else kind
 
 
-def _shown(name: str, kind: str) -> str:
+def columns_of(connection: Any, source: str) -> list[dict[str, str]]:
+    """Each column's name and type."""
+    rows = connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()
+    return [{"name": name, "type": kind_of(kind)} for name, kind, *_ in rows]
+
+
+def _shown(name: str, type: str) -> str:
     text = f"{quoted(name)}::VARCHAR"
-    if kind == "GEOMETRY":
+    if type == "GEOMETRY":
         text = f"ST_AsText({quoted(name)})"
-    elif kind == "BLOB":
+    elif type == "BLOB":
         text = f"octet_length({quoted(name)})::VARCHAR || ' bytes'"
     return (
         f"CASE WHEN length({text}) > {CELL_CHARACTERS} "
