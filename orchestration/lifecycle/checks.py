@@ -146,7 +146,7 @@ def _columns(name: str, pairs: Sequence[Pair], before: str, settings: Checks) ->
 
 def _changes(now: Mapping[str, Any] | None, was: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if now is None:
-        yield "gone", "is gone"
+        yield "gone", "the whole table is gone"
         return
     new, old = ({column["name"]: column["type"] for column in t["columns"]} for t in (now, was))
     yield from (("added", f"{column} is new") for column in new if column not in old)

@@ -223,7 +223,7 @@ def test_a_file_that_is_gone_is_told_and_a_version_in_its_name_does_no_harm(
     result = build("25v2", "echo a,b > t_25v2.csv; echo 1,2 >> t_25v2.csv")
     assert failed(result) == {"columns_of_other_version"}
     said = str(checks_of(result)["columns_of_other_version"].description)
-    assert said == "other.csv: is gone (compared with '25v1')."
+    assert said == "other.csv: the whole table is gone (compared with the build of '25v1')."
 
 
 def test_an_error_of_a_build_keeps_the_output_aside(
