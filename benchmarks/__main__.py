@@ -112,10 +112,19 @@ MERGED = """
 from importlib import import_module
 from pathlib import Path
 
-from dagster import Definitions
+from dagster import AssetSpec, Definitions
 
 names = [path.stem for path in Path("orchestration/locations").glob("[!_]*.py")]
-defs = Definitions.merge(*(import_module(f"orchestration.locations.{n}").defs for n in names))
+all_defs = [import_module(f"orchestration.locations.{name}").defs for name in names]
+# A location names what others make; here they are one.
+defs = Definitions(
+    assets=[a for d in all_defs for a in d.assets or () if not isinstance(a, AssetSpec)],
+    asset_checks=[check for d in all_defs for check in d.asset_checks or ()],
+    jobs=[job for d in all_defs for job in d.jobs or ()],
+    schedules=[schedule for d in all_defs for schedule in d.schedules or ()],
+    sensors=[sensor for d in all_defs for sensor in d.sensors or ()],
+    executor=all_defs[0].executor,
+)
 """
 
 

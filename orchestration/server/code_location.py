@@ -143,7 +143,7 @@ class CodeLocation:
     def take_kept(self) -> None:
         """Serves what it was served with before, where it would load the same now."""
         loaded_from, installation = self._files_state(), self._installation
-        if not installation:
+        if not installation or self._interpreter():
             return
         if kept := kept_answers(self._answers_path, self._env, installation):
             self._loaded_from, self.load_seconds = loaded_from, KEPT_LOAD_SECONDS

@@ -6,17 +6,29 @@ moved one, `up` serves with stock code servers or Dagster's own run launcher, an
 
 import importlib
 import logging
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import cache, wraps
 from typing import Any
 
-from dagster import DagsterRun, Definitions, deserialize_value, serialize_value
+from dagster import (
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+    Definitions,
+    RunsFilter,
+    deserialize_value,
+    serialize_value,
+)
 from dagster._core.launcher import CheckRunHealthResult as CheckRunHealthResult
 from dagster._core.launcher import LaunchRunContext as LaunchRunContext
 from dagster._core.launcher import WorkerStatus as WorkerStatus
 from dagster_shared.error import SerializableErrorInfo
+from sqlalchemy.engine import make_url
 
 from orchestration.instance.home import has_postgres
 
@@ -76,6 +88,8 @@ SERVICE = "api.DagsterApi"
 PING = f"/{SERVICE}/Ping"
 # Longer than `up` runs.
 NEVER = 1e12
+# The times of files are no finer than that.
+TICK_SECONDS = 0.05
 
 
 def preload() -> None:
@@ -87,6 +101,59 @@ def preload() -> None:
         importlib.import_module(name)
     streamed_methods()
     _watch_target()
+    _keep_engines()
+    _look_for_queued_runs_where_there_may_be_some()
+
+
+def _keep_engines() -> None:
+    """Has a process make what it asks a database with once, and not for each question anew.
+
+    That is half of what a question takes, and the daemon asks some each second.
+    """
+    for module in ("runs.sqlite.sqlite_run_storage", "schedules.sqlite.sqlite_schedule_storage"):
+        storage: Any = importlib.import_module(f"dagster._core.storage.{module}")
+        if not hasattr(storage.create_engine, "cache_info"):
+            storage.create_engine = cache(storage.create_engine)
+
+
+def _look_for_queued_runs_where_there_may_be_some() -> None:
+    """Has the daemon, which asks each second, do so only where a SQLite database has changed."""
+    from dagster._core.storage.runs import SqliteRunStorage
+    from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import (
+        QueuedRunCoordinatorDaemon,
+    )
+
+    daemon: Any = QueuedRunCoordinatorDaemon
+    look = daemon._get_runs_to_dequeue
+    empty: dict[str, object] = {}
+
+    @wraps(look)
+    def look_where_changed(self: Any, instance: DagsterInstance, *args: Any, **names: Any) -> Any:
+        storage: Any = instance.run_storage
+        if not isinstance(storage, SqliteRunStorage):
+            return look(self, instance, *args, **names)
+        database = make_url(storage._conn_string).database or ""
+        state = _state_of_database(database)
+        if state is not None and empty.get(database) == state:
+            return []
+        found = look(self, instance, *args, **names)
+        waits = found or instance.get_runs_count(RunsFilter(statuses=[DagsterRunStatus.QUEUED]))
+        empty[database] = None if waits else state
+        return found
+
+    if not hasattr(look, "__wrapped__"):
+        daemon._get_runs_to_dequeue = look_where_changed
+
+
+def _state_of_database(path: str) -> object:
+    """Another one for each change; None where the last is too fresh to know the next from it."""
+    found = []
+    for name in (path, f"{path}-wal"):
+        with suppress(FileNotFoundError):
+            found.append(os.stat(name))
+    if max((file.st_mtime for file in found), default=time.time()) > time.time() - TICK_SECONDS:
+        return None
+    return [(file.st_ino, file.st_size, file.st_mtime_ns) for file in found]
 
 
 def rehearse(definitions: Definitions) -> None:

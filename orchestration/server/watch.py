@@ -35,8 +35,8 @@ class Watch:
         self._folders: dict[str, tuple[str, str]] = {}
         self._interpreters: dict[str, Interpreter] = {}
         self._seen: dict[str, Fingerprint] = {}
-        self._listings: dict[str, tuple[int, list[str]]] = {}
-        self._templates = self._template_names()
+        self._listings: dict[tuple[str, ...], tuple[int, list[str]]] = {}
+        self._templates = self._listed(self._templates_folder, ".yml")
 
     def take(self, products: Sequence[Product]) -> None:
         """Looks after these products from now on."""
@@ -87,9 +87,10 @@ class Watch:
 
         The text is searched, not read: that is for the location's own process, which may fail.
         """
-        before, self._templates = self._templates, self._template_names()
-        if not (names := before ^ self._templates):
+        before, self._templates = self._templates, self._listed(self._templates_folder, ".yml")
+        if before is self._templates:
             return set()
+        names = [Path(file).stem for file in {*before} ^ {*self._templates}]
         found = set()
         for slug, (folder, _) in self._folders.items():
             for recipe in self._listed(folder, ".yml"):
@@ -99,22 +100,21 @@ class Watch:
                         found.add(slug)
         return found
 
-    def _template_names(self) -> set[str]:
-        return {Path(file).stem for file in self._listed(self._templates_folder, ".yml")}
-
     def _listed(self, folder: str, *suffixes: str) -> list[str]:
-        """The folder's files of those kinds; it is listed again only where it has changed."""
+        """The folder's files of those kinds; the same list as long as the folder is the same."""
+        asked = (folder, *suffixes)
         try:
             changed = os.stat(folder).st_mtime_ns
-            known = self._listings.get(folder)
+            known = self._listings.get(asked)
             if known is None or known[0] != changed:
-                known = (changed, [f"{folder}/{name}" for name in sorted(os.listdir(folder))])
+                names = sorted(name for name in os.listdir(folder) if name.endswith(suffixes))
+                known = (changed, [f"{folder}/{name}" for name in names])
                 # What happens within one tick of the clock leaves the same time.
                 if time.time_ns() - changed > SETTLED_NS:
-                    self._listings[folder] = known
+                    self._listings[asked] = known
         except OSError:
             return []
-        return [file for file in known[1] if file.endswith(suffixes)]
+        return known[1]
 
     def _has_changed(self, name: str, now: Fingerprint) -> bool:
         before = self._seen.get(name)

@@ -8,13 +8,20 @@ import queue
 import re
 import subprocess
 import sys
+import time
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import MethodType, SimpleNamespace
 from typing import Any
 
 import pytest
-from dagster import DagsterInstance, DagsterRun, DefaultRunLauncher, deserialize_value
+from dagster import (
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+    DefaultRunLauncher,
+    deserialize_value,
+)
 from dagster_shared.error import SerializableErrorInfo
 
 from orchestration.catalog import names
@@ -228,6 +235,71 @@ def test_watching_is_where_it_is_replaced(monkeypatch: pytest.MonkeyPatch) -> No
     # One thread for all of a process's locations.
     assert isinstance(watched.get(timeout=10), dagster_internals.Workspace)
     assert watched.empty()
+
+
+def test_a_question_to_the_database_makes_no_engine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import sqlalchemy
+
+    dagster_internals.preload()
+    made: list[object] = []
+    with DagsterInstance.local_temp(str(tmp_path)) as instance:
+        instance.get_runs()
+        instance.all_instigator_state()
+        monkeypatch.setattr(sqlalchemy.engine.Engine, "__init__", lambda *_, **__: made.append(1))
+        instance.get_runs()
+        instance.all_instigator_state()
+    assert not made
+
+
+def test_a_queue_is_looked_at_where_something_has_changed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from dagster._core.remote_origin import (
+        GrpcServerCodeLocationOrigin,
+        RemoteJobOrigin,
+        RemoteRepositoryOrigin,
+    )
+    from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import (
+        QueuedRunCoordinatorDaemon,
+    )
+
+    dagster_internals.preload()
+    daemon = QueuedRunCoordinatorDaemon(interval_seconds=1)
+    asked: list[object] = []
+    look = daemon._get_in_progress_run_records
+
+    def ask(instance: DagsterInstance) -> Any:
+        asked.append(instance)
+        return look(instance)
+
+    monkeypatch.setattr(daemon, "_get_in_progress_run_records", ask)
+    coordinator = {"module": "dagster", "class": "QueuedRunCoordinator"}
+    overrides = {"run_coordinator": coordinator}
+    with DagsterInstance.local_temp(str(tmp_path), overrides=overrides) as instance:
+
+        def queued() -> list[str]:
+            found = daemon._get_runs_to_dequeue(instance, instance.get_concurrency_config(), None)
+            return [run.run_id for run in found]
+
+        def is_quiet() -> bool:
+            asked.clear()
+            assert queued() == []
+            return not asked
+
+        assert wait_until(is_quiet)
+        server = GrpcServerCodeLocationOrigin("localhost", socket="socket")
+        origin = RemoteJobOrigin(RemoteRepositoryOrigin(server, "some"), "some")
+        run = DagsterRun("some", status=DagsterRunStatus.QUEUED, remote_job_origin=origin)
+        instance.add_run(run)
+        # One that is left in the queue is looked at again and again, whatever it waits for.
+        end = time.monotonic() + 0.2
+        while time.monotonic() < end:
+            assert queued() == [run.run_id]
+        instance.delete_run(run.run_id)
+        assert queued() == []
+        assert wait_until(is_quiet)
 
 
 def test_a_run_can_be_executed_by_a_command(tmp_path: Path) -> None:
