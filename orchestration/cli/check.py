@@ -49,7 +49,7 @@ class Problem:
 @click.command("check", short_help="Find all that is wrong, running nothing.", epilog=EPILOG)
 @click.option("--json", "as_json", is_flag=True, help="Print the problems as a JSON list.")
 def command(as_json: bool) -> int:
-    """Find all that is wrong with products.yml, recipes, templates and locations.
+    """Find all that is wrong with products.yml, deployment.yml, recipes, templates and locations.
 
     Nothing is run or written. Exit 1 if there is a problem.
     """
@@ -62,6 +62,8 @@ def command(as_json: bool) -> int:
         listed = read_products_file(products_file(root))
     except OrchestrationError as error:
         problems += _of_error(root, products_file(root), error)
+    else:
+        problems += _of_deployment(root, listed.products)
     problems += _of_recipes(root, listed.products)
     templates, of_templates = _of_templates(root)
     problems += of_templates
@@ -93,6 +95,15 @@ def _of_error(root: Path, file: Path, error: object) -> Iterator[Problem]:
 
 def _relative(root: Path, file: str) -> str:
     return os.path.relpath(file, root) if Path(file).is_relative_to(root) else file
+
+
+def _of_deployment(root: Path, products: "Sequence[Product]") -> Iterator[Problem]:
+    from orchestration.catalog.deployment import deployment_path, read_deployment
+
+    try:
+        read_deployment(root, None, products)
+    except OrchestrationError as error:
+        yield from _of_error(root, deployment_path(root, None), error)
 
 
 def _of_recipes(root: Path, products: "Sequence[Product]") -> Iterator[Problem]:

@@ -131,6 +131,16 @@ def with_storage(config: Mapping[str, Any], *, push: bool, latest: bool) -> dict
     return found
 
 
+def deployed(command: Command) -> Command:
+    """Gives a command the option that names the file which says where what is served."""
+    return click.option(
+        "--deployment",
+        type=click.Path(dir_okay=False, resolve_path=True, path_type=Path),
+        metavar="FILE",
+        help="Which host serves what. Default: products/deployment.yml, if the checkout has it.",
+    )(command)
+
+
 def serving(command: Command) -> Command:
     """Gives a command the options that say where the server is, as its `url`."""
 

@@ -1,16 +1,18 @@
 """`up`: serves Dagster."""
 
 import os
+from pathlib import Path
 
 import click
 
-from orchestration.cli.options import PRIVATE, CommaSeparated, PathPrefix
+from orchestration.cli.options import PRIVATE, CommaSeparated, PathPrefix, deployed
 
 EPILOG = """\b
 Examples:
   python -m orchestration up
   python -m orchestration up --port 8080 --only pluto,ingest
   python -m orchestration up --owner team:housing
+  python -m orchestration up --host-name build1.internal
 """
 
 
@@ -43,6 +45,12 @@ Examples:
     help="Serve only the products of these owners.",
 )
 @click.option("--no-watch", is_flag=True, help="Do not follow changes of the checkout's files.")
+@click.option(
+    "--host-name",
+    metavar="HOST",
+    help="Serve what deployment.yml says of this host to the others, without the web UI.",
+)
+@deployed
 def command(
     host: str,
     port: int,
@@ -51,10 +59,14 @@ def command(
     only: list[str],
     owner: list[str],
     no_watch: bool,
+    host_name: str | None,
+    deployment: Path | None,
 ) -> int:
     """Serve Dagster: the web UI and the daemon. Ctrl-C ends it, and all that it started."""
     from orchestration.server.up import up
 
+    if host_name and cold:
+        raise click.UsageError("--cold is for one machine: it cannot be used with --host-name.")
     os.umask(PRIVATE)
     return up(
         host=host,
@@ -64,4 +76,6 @@ def command(
         watches=not no_watch,
         only=only,
         owners=owner,
+        deployment=deployment,
+        host_name=host_name,
     )

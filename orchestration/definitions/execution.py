@@ -19,6 +19,7 @@ from dagster import (
 
 from orchestration.catalog.retries import Retries
 from orchestration.definitions.failure import StageFailure, StageRetry
+from orchestration.definitions.given_up import ending_when_given_up
 from orchestration.definitions.metadata import metadata_of, metadata_of_check, tail_of
 from orchestration.lifecycle.checks import CheckFailed
 from orchestration.lifecycle.child import StageFailed
@@ -45,7 +46,8 @@ def execute(
         context.log.info(f"Trying again in {seconds:g} seconds ({attempt} of {times}).")
         time.sleep(seconds)
     try:
-        outcome = work()
+        with ending_when_given_up(context.instance, context.run.run_id):
+            outcome = work()
     except StageFailed as failed:
         if isinstance(failed, CheckFailed):
             yield from check_events(failed.results, context)

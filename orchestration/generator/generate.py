@@ -15,6 +15,7 @@ from orchestration.catalog.checkout import (
     products_file,
     templates_folder,
 )
+from orchestration.catalog.deployment import EVERYTHING_HERE, Deployment, read_deployment
 from orchestration.catalog.products import ProductsFile, read_products_file
 from orchestration.generator.render import HEADER, LOCATIONS, WORKSPACE, render
 
@@ -45,12 +46,14 @@ class Change:
         )
 
 
-def pending_changes(file: ProductsFile, project: Path = PROJECT_ROOT) -> list[Change]:
+def pending_changes(
+    file: ProductsFile, project: Path = PROJECT_ROOT, deployment: Deployment = EVERYTHING_HERE
+) -> list[Change]:
     """What the generator would write or remove.
 
     Raises OrchestrationError when a file that it did not write is in the way.
     """
-    wanted = render(file)
+    wanted = render(file, deployment)
     changes = []
     for path, new in sorted(wanted.items()):
         old = _read(project / path)
@@ -148,12 +151,16 @@ def warnings(file: ProductsFile, root: Path) -> list[str]:
     return found
 
 
-def generate(root: Path, project: Path = PROJECT_ROOT) -> tuple[ProductsFile, list[Change]]:
+def generate(
+    root: Path, project: Path = PROJECT_ROOT, deployment: Path | None = None
+) -> tuple[ProductsFile, list[Change]]:
     """Brings the project's generated files up to date with the checkout at `root`.
 
-    Gives products.yml and what was changed. Raises OrchestrationError, having written nothing.
+    `deployment` is the file that says where what is served, where that is not the checkout's. Gives
+    products.yml and what was changed. Raises OrchestrationError, having written nothing.
     """
     file = read_products_file(products_file(root))
-    changes = pending_changes(file, project)
+    served = read_deployment(root, deployment, file.products)
+    changes = pending_changes(file, project, served)
     write(changes, project)
     return file, changes

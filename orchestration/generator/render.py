@@ -8,6 +8,7 @@ import jinja2
 
 from orchestration import OrchestrationError
 from orchestration.catalog.checkout import PROJECT_ROOT, checkout_root
+from orchestration.catalog.deployment import EVERYTHING_HERE, Deployment
 from orchestration.catalog.names import INGEST, OPERATIONS, location_names
 from orchestration.catalog.products import Product, ProductsFile
 
@@ -16,13 +17,13 @@ LOCATIONS = Path("orchestration", "locations")
 WORKSPACE = Path("workspace.yaml")
 
 
-def render(file: ProductsFile) -> dict[Path, str]:
+def render(file: ProductsFile, deployment: Deployment = EVERYTHING_HERE) -> dict[Path, str]:
     """The text of every generated file, by its path in the project.
 
     Raises OrchestrationError when a template cannot be used.
     """
     try:
-        return _render(file)
+        return _render(file, deployment)
     except jinja2.TemplateSyntaxError as error:
         place = f"{error.filename}:{error.lineno}"
         raise OrchestrationError(f"{place}: {error.message}. Mend the template.") from error
@@ -33,7 +34,7 @@ def render(file: ProductsFile) -> dict[Path, str]:
         ) from error
 
 
-def _render(file: ProductsFile) -> dict[Path, str]:
+def _render(file: ProductsFile, deployment: Deployment) -> dict[Path, str]:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(PROJECT_ROOT / "templates"),
         undefined=jinja2.StrictUndefined,
@@ -56,8 +57,11 @@ def _render(file: ProductsFile) -> dict[Path, str]:
     files[WORKSPACE] = environment.get_template("workspace.yaml.jinja").render(
         header=HEADER,
         locations=[
-            *location_names([product.slug for product in file.products]),
-            *([OPERATIONS] if file.notify else []),
+            (name, deployment.addresses.get(name))
+            for name in [
+                *location_names([product.slug for product in file.products]),
+                *([OPERATIONS] if file.notify else []),
+            ]
         ],
         interpreters={
             product.slug: _from_the_project(product.definitions_python)

@@ -75,6 +75,19 @@ class Staging:
         self.is_aside = True
 
 
+_checks: list[Callable[[], None]] = []
+
+
+@contextmanager
+def before_publishing(check: Callable[[], None]) -> Iterator[None]:
+    """Has `check` called while the block lasts, whenever a complete result is about to appear."""
+    _checks.append(check)
+    try:
+        yield
+    finally:
+        _checks.remove(check)
+
+
 def failed_log(result: Path, stage: str) -> Path:
     """Where the log of the last failed attempt at `result` lies."""
     return result.parent / f".{result.name}.{stage}.failed.log"
@@ -105,6 +118,8 @@ def staged(
         yield staging
         log.touch()
         log.rename(folder / f"{stage}.log")
+        for check in _checks:
+            check()
         _point(result, folder)
     except BaseException:
         # An interrupt can come when the new result is in its place already.

@@ -25,12 +25,23 @@ from orchestration.server.answers import read_reply
 from orchestration.server.dagster_internals import (
     EXTERNAL_REPOSITORY,
     GET_SERVER_ID,
+    LIST_REPOSITORIES,
     PING,
     RELOAD_CODE,
     reload_answer,
     repository_request,
     server_id_answer,
-    streamed_methods,
+)
+from orchestration.server.grpc_server import UNLIMITED, Unreachable, server_for
+from orchestration.server.remote_location import RemoteLocation
+from orchestration.server.run_protocol import (
+    CANCEL_EXECUTION,
+    RUN_METHODS,
+    START_RUN,
+    run_answer,
+    run_asked_about,
+    start_run_answer,
+    started_run,
 )
 
 SUBSCRIBERS = "subscribers.sock"
@@ -49,18 +60,13 @@ RETRY_SECONDS = 0.05
 CLOSING_SECONDS = 20.0
 # What changes at the same time is told together.
 GATHER_SECONDS = 0.01
-UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-
-
-class Unreachable(Exception):
-    """Why a location cannot be asked."""
 
 
 class Location:
     """A location as the broker knows it: what it answers, and a connection to its code server."""
 
-    def __init__(self, name: str, socket: str) -> None:
-        self.name, self.socket = name, socket
+    def __init__(self, name: str, socket: str, address: str) -> None:
+        self.name, self.socket, self._address = name, socket, address
         self.id = ""
         self._answers: Path | None = None
         self._are_known = asyncio.Event()
@@ -68,12 +74,12 @@ class Location:
         self._waking = asyncio.Lock()
         self._active = 0
         self._used = 0.0
-        self._server = grpc.aio.server(options=UNLIMITED)
-        self._server.add_generic_rpc_handlers((_Requests(self),))
-        self._server.add_insecure_port(f"unix:{socket}")
+        self._server = server_for(self, socket)
 
     async def start(self) -> None:
-        """Takes requests from now on."""
+        """Takes requests from now on. Raises RuntimeError where its port cannot be had."""
+        if self._address:
+            self._server.add_insecure_port(self._address)
         await self._server.start()
 
     async def stop(self) -> None:
@@ -97,6 +103,8 @@ class Location:
         if name == RELOAD_CODE:
             await _ask(control.Reload(self.name))
             return reload_answer()
+        if name in RUN_METHODS:
+            return await self._answer_about_run(name, request)
         await self._are_known.wait()
         if (reply := self._known(name, request)) is not None:
             return reply
@@ -125,13 +133,30 @@ class Location:
             while (part := await self._unless_frozen(call.read(), channel)) is not grpc.aio.EOF:
                 yield part
 
+    async def _answer_about_run(self, name: str, request: bytes) -> bytes:
+        """Has the supervisor start or end a run's process, or look for it."""
+        if name == START_RUN:
+            await self._are_known.wait()
+            assert self._answers
+            listed = read_reply(self._answers, lambda known: known == LIST_REPOSITORIES)
+            try:
+                run_id, command = started_run(request, listed or b"")
+                await _ask(control.Run(run_id, self.name, command))
+            except (ValueError, Unreachable) as error:
+                return start_run_answer(f"{self.name}: {error}")
+            return start_run_answer(None)
+        is_cancelled = name == CANCEL_EXECUTION
+        kind = control.Cancel if is_cancelled else control.IsRunning
+        answer = await _ask(kind(run_asked_about(name, request)))
+        return run_answer(name, answer["is_running"])
+
     def _known(self, name: str, request: bytes) -> bytes | None:
         def is_it(known: str) -> bool:
             method, _, repository = known.partition("/")
-            return method == name and (
-                name != EXTERNAL_REPOSITORY
-                or request == repository_request(self.name, self.socket, repository)
-            )
+            if method != name or name != EXTERNAL_REPOSITORY:
+                return method == name
+            places = filter(None, (f"unix:{self.socket}", self._address))
+            return any(request == repository_request(self.name, p, repository) for p in places)
 
         assert self._answers
         return read_reply(self._answers, is_it)
@@ -190,49 +215,12 @@ class Location:
             _in_background(_close_later(channel))
 
 
-class _Requests(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """Takes every request to a location as bytes, whatever it is called."""
-
-    def __init__(self, location: Location) -> None:
-        self._location = location
-        self._streamed = streamed_methods()
-
-    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
-        method = details.method
-
-        async def answer(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
-            async with _failures_told(context):
-                return await self._location.answer(method, request, context.time_remaining())
-            raise AssertionError("told")
-
-        async def stream(
-            request: bytes, context: grpc.aio.ServicerContext[Any, Any]
-        ) -> AsyncIterator[bytes]:
-            async with _failures_told(context):
-                async for part in self._location.stream(method, request, context.time_remaining()):
-                    yield part
-
-        if method.rpartition("/")[2] in self._streamed:
-            return grpc.unary_stream_rpc_method_handler(stream)
-        return grpc.unary_unary_rpc_method_handler(answer)
-
-
-@asynccontextmanager
-async def _failures_told(context: "grpc.aio.ServicerContext[Any, Any]") -> AsyncIterator[None]:
-    try:
-        yield
-    except (Unreachable, OSError) as error:
-        await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
-    except grpc.aio.AioRpcError as error:
-        await context.abort(error.code(), error.details() or "")
-
-
 class Broker:
     """All locations, and those who want to know what is served."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._locations: dict[str, Location] = {}
+        self._locations: dict[str, Location | RemoteLocation] = {}
         self._subscribers: set[asyncio.StreamWriter] = set()
         self._is_telling = False
 
@@ -262,10 +250,20 @@ class Broker:
             location = None
         if not served.socket:
             return
-        if not location:
-            location = self._locations[served.location] = Location(served.location, served.socket)
+        if location:
+            location.take(served.answers, served.id)
+            return
+        name, socket = served.location, served.socket
+        if served.elsewhere:
+            location = RemoteLocation(name, socket, served.elsewhere, self._tell)
+        else:
+            location = Location(name, socket, served.address)
+            location.take(served.answers, served.id)
+        self._locations[name] = location
+        try:
             await location.start()
-        location.take(served.answers, served.id)
+        except RuntimeError:
+            print(f"{name} cannot be served at {served.address}: its port is taken.", flush=True)
 
     async def _let_rest(self) -> None:
         while True:

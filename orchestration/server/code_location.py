@@ -34,7 +34,8 @@ STILL_LOADING = "It is still loading."
 class CodeLocation:
     """One location, over all its processes.
 
-    `path` is where its sockets lie, without a suffix, `answers` where its answers are kept;
+    `path` is where its sockets lie, without a suffix, `answers` where its answers are kept,
+    `address` the host and port where other hosts ask for it, empty where none does;
     `files_state` tells what the files that it is loaded from look like, `memory_limit` how many MB
     it may take, `interpreter` its own, if it has one; `publish` tells those who follow what is
     served.
@@ -46,6 +47,7 @@ class CodeLocation:
         *,
         path: Path,
         answers: Path,
+        address: str,
         forkserver: Forkserver,
         selector: selectors.BaseSelector,
         env: Mapping[str, str],
@@ -58,7 +60,7 @@ class CodeLocation:
         self.state = LocationState.LOADING
         self.load_seconds: float | None = None
         """How long it took to load; None as long as it has not."""
-        self._path, self._answers_path = path, answers
+        self._path, self._answers_path, self.address = path, answers, address
         self._forkserver, self._selector = forkserver, selector
         # To serve definitions it needs no instance, and opening one takes time and 14 MB.
         self._env = {name: value for name, value in env.items() if name != "DAGSTER_HOME"}
@@ -91,8 +93,8 @@ class CodeLocation:
         known = self._answers
         if not known:
             path = self._provisional_path if self._is_provisional else ""
-            return Served(self.name, str(self.socket), str(path), "")
-        return Served(self.name, str(self.socket), str(known.path), known.id)
+            return Served(self.name, str(self.socket), str(path), "", self.address)
+        return Served(self.name, str(self.socket), str(known.path), known.id, self.address)
 
     @property
     def problem(self) -> str | None:

@@ -58,6 +58,8 @@ class CodeLocations:
         self._on_change = on_change
         self._numbers = itertools.count(1)
         self._locations: dict[str, CodeLocation] = {}
+        self._elsewhere: dict[str, Served] = {}
+        self._followed: object = None
         self._ending: list[CodeLocation] = []
         self._followers: list[Caller] = []
         self._broker: Service | None = None
@@ -75,8 +77,15 @@ class CodeLocations:
 
     @property
     def sockets(self) -> dict[str, str]:
-        """Where each is asked for."""
-        return {location.name: str(location.socket) for location in self._locations.values()}
+        """Where Dagster asks for each, in their order."""
+        own = {name: str(location.socket) for name, location in self._locations.items()}
+        sockets = own | {name: served.socket for name, served in self._elsewhere.items()}
+        return {name: sockets[name] for name in self._sources.names if name in sockets}
+
+    def elsewhere(self, name: str) -> dict[str, str]:
+        """Who serves a location that another host serves, and by which socket to reach it."""
+        served = self._elsewhere.get(name)
+        return {"elsewhere": served.elsewhere, "socket": served.socket} if served else {}
 
     @property
     def services(self) -> list[Service]:
@@ -88,7 +97,7 @@ class CodeLocations:
     @property
     def are_served(self) -> bool:
         """Whether Dagster can ask for them, one after the other: the broker is faster."""
-        return all(location.socket.exists() for location in list(self._locations.values())[:1])
+        return all(Path(socket).exists() for socket in list(self.sockets.values())[:1])
 
     @property
     def subscribers(self) -> Path:
@@ -139,26 +148,47 @@ class CodeLocations:
 
     def _follow_names(self) -> None:
         """Begins with new locations, and ends removed ones."""
-        wanted = self._sources.names
-        if list(self._locations) == list(wanted):
+        elsewhere = {n: str(a) for n, a in self._sources.elsewhere.items()}
+        listening = {n: str(a) for n, a in self._sources.listening.items()}
+        names = list(self._sources.names)
+        if self._followed == (followed := (names, elsewhere, listening)):
             return
-        removed = [name for name in self._locations if name not in wanted]
-        before = self._locations
-        self._locations = {name: before.get(name) or self._new(name) for name in wanted}
+        self._followed = followed
+        before, others = self._locations, self._elsewhere
+        wanted = {name: listening.get(name, "") for name in names if name not in elsewhere}
+        kept = {name: each for name, each in before.items() if wanted.get(name) == each.address}
+        self._locations = {n: kept.get(n) or self._new(n, address) for n, address in wanted.items()}
+        self._elsewhere = {
+            name: others[name]
+            if name in others and others[name].elsewhere == elsewhere[name]
+            else Served(name, str(self._new_path()), "", "", elsewhere=elsewhere[name])
+            for name in names
+            if name in elsewhere
+        }
         self._on_change()
-        for name in removed:
-            before[name].end()
-            self._ending.append(before[name])
-        for name in wanted:
-            if name not in before:
-                self._publish(self._locations[name].served)
+        for name, location in before.items():
+            if name not in kept:
+                location.end()
+                self._ending.append(location)
+        for name in others.keys() - self._elsewhere.keys():
+            self._publish(Served(name, "", "", ""))
+        for name, location in self._locations.items():
+            if name not in kept:
+                self._publish(location.served)
+        for name, served in self._elsewhere.items():
+            if served is not others.get(name):
+                self._publish(served)
 
-    def _new(self, name: str) -> CodeLocation:
+    def _new_path(self) -> Path:
+        # A number, since a socket's name has to be short.
+        return self._folder / f"{next(self._numbers)}.sock"
+
+    def _new(self, name: str, address: str) -> CodeLocation:
         return CodeLocation(
             name,
-            # A number, since a socket's name has to be short.
-            path=self._folder / f"{next(self._numbers)}",
+            path=self._new_path().with_suffix(""),
             answers=self._answers / f"{name}.zip",
+            address=address,
             forkserver=self._forkserver,
             selector=self._selector,
             env=self._env,
@@ -178,7 +208,8 @@ class CodeLocations:
         """Does what is asked about a location, and answers."""
         match request:
             case Follow():
-                if caller.tell([location.served for location in self._locations.values()]):
+                served = [location.served for location in self._locations.values()]
+                if caller.tell([*served, *self._elsewhere.values()]):
                     self._followers.append(caller)
             case Reload(name) | Wake(name) | Sleep(name) | Frozen(name):
                 if not (location := self._locations.get(name)):

@@ -23,11 +23,28 @@ LINE_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Run:
-    """Start the process of a run of a location. Answer: its `pid`."""
+    """Start the process of a run of a location. Answer: its `pid`.
+
+    Where another host serves that location: which, as `elsewhere`, by way of `socket`.
+    """
 
     run_id: str
     location: str
     command: list[str]
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """End a run's process. Answer: whether there was one, `is_running`."""
+
+    run_id: str
+
+
+@dataclass(frozen=True)
+class IsRunning:
+    """Ask after a run's process. Answer: whether there is one, `is_running`."""
+
+    run_id: str
 
 
 @dataclass(frozen=True)
@@ -63,9 +80,10 @@ class Follow:
     """Tell of all locations (`Served`), and then of each about which something has changed."""
 
 
-Request = Run | Reload | Wake | Sleep | Frozen | Follow
+Request = Run | Cancel | IsRunning | Reload | Wake | Sleep | Frozen | Follow
 REQUESTS: dict[str, type[Request]] = {
-    kind.__name__.lower(): kind for kind in (Run, Reload, Wake, Sleep, Frozen, Follow)
+    kind.__name__.lower(): kind
+    for kind in (Run, Cancel, IsRunning, Reload, Wake, Sleep, Frozen, Follow)
 }
 
 
@@ -80,6 +98,10 @@ class Served:
     """The file of its answers; empty while there are none."""
     id: str
     """Another one for other answers; empty while it loads for the first time."""
+    address: str = ""
+    """The host and port where other hosts ask for it, if they do."""
+    elsewhere: str = ""
+    """The host and port where another host serves it, if one does."""
 
 
 def encoded(message: Request) -> bytes:

@@ -261,7 +261,7 @@ def answers_of(name: str, ask: Ask) -> tuple[dict[str, bytes], str | None]:
         return answers, found.to_string()
     for symbol in found.repository_symbols:
         # With all that the client would ask for next.
-        request = _repository_request(name, "any", symbol.repository_name, defers=False)
+        request = _repository_request(name, "unix:any", symbol.repository_name, defers=False)
         reply = ask(EXTERNAL_REPOSITORY, request)
         answers[f"{EXTERNAL_REPOSITORY}/{symbol.repository_name}"] = reply
     return answers, None
@@ -305,17 +305,25 @@ def reload_answer() -> bytes:
     return reply
 
 
-def repository_request(name: str, socket: str, repository: str) -> bytes:
-    """What a client asks the location's server on that socket about a repository."""
-    request: bytes = _repository_request(name, socket, repository, defers=True).SerializeToString()
+def repository_request(name: str, place: str, repository: str) -> bytes:
+    """What a client asks the location's server about a repository.
+
+    `place` is where the client asks it: `unix:` and a socket, or `host:port`.
+    """
+    request: bytes = _repository_request(name, place, repository, defers=True).SerializeToString()
     return request
 
 
-def _repository_request(name: str, socket: str, repository: str, *, defers: bool) -> Any:
+def _repository_request(name: str, place: str, repository: str, *, defers: bool) -> Any:
     from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteRepositoryOrigin
     from dagster._grpc.__generated__ import dagster_api_pb2
 
-    location = GrpcServerCodeLocationOrigin("localhost", socket=socket, location_name=name)
+    host, _, rest = place.partition(":")
+    location = (
+        GrpcServerCodeLocationOrigin("localhost", socket=rest, location_name=name)
+        if host == "unix"
+        else GrpcServerCodeLocationOrigin(host, port=int(rest), location_name=name)
+    )
     return dagster_api_pb2.ExternalRepositoryRequest(
         serialized_repository_python_origin=serialize_value(
             RemoteRepositoryOrigin(location, repository)

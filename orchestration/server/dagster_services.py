@@ -44,6 +44,11 @@ class DagsterServices:
         self._are_up = False
 
     @property
+    def description(self) -> str:
+        """What is announced, before the number of code locations."""
+        return f"Dagster is at {self.url} with"
+
+    @property
     def services(self) -> list[Service]:
         """Their processes."""
         return list(self._running.values())
@@ -121,3 +126,24 @@ class DagsterServices:
         if DAEMON in self._running:
             self._is_restarting = True
             self._running[DAEMON].process.terminate()
+
+
+class CodeHost:
+    """Stands in for them on a host that serves its locations to those of another."""
+
+    services: tuple[Service, ...] = ()
+
+    def __init__(self, host_name: str) -> None:
+        self.description = f"{host_name} serves"
+        self.are_started = self.are_up = False
+
+    def start(self) -> None:
+        """Has it announced that there is something to be asked."""
+        self.are_started = self.are_up = True
+
+    def watch(self) -> bool:
+        """True: there is nothing that could end."""
+        return True
+
+    def write_workspace(self, entries: Sequence[Mapping[str, object]]) -> None:
+        """Nothing: the webserver's host has its own."""

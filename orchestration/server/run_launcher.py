@@ -6,6 +6,8 @@ that server, and cannot be asked whether it is alive.
 
 import os
 import signal
+import time
+from typing import Any
 
 from dagster import DagsterRun, DefaultRunLauncher
 
@@ -24,16 +26,38 @@ from orchestration.server.dagster_internals import (
     WorkerStatus,
     run_command,
 )
+from orchestration.server.run_protocol import (
+    GRPC_INFO_TAG,
+    HostAway,
+    cancel_on,
+    host_of,
+    runs_on,
+    start_elsewhere,
+)
+
+# A host that was cut off for 20 s is asked again before that, by a monitoring that looks every 15.
+PATIENCE_SECONDS = 25.0
+SILENT_SECONDS = 5.0
 
 
 class ForkedRunLauncher(DefaultRunLauncher):
-    """Has `up` fork the run's process; where there is no `up`, does what Dagster does."""
+    """Has `up` fork the run's process, here or on the host that serves the run's location.
+
+    Where there is no `up`, it does what Dagster does.
+    """
+
+    def __init__(self, inst_data: Any = None) -> None:
+        super().__init__(inst_data)
+        # Of each host that does not answer: since when, and when it was asked last.
+        self._silent: dict[str, tuple[float, float]] = {}
 
     def launch_run(self, context: LaunchRunContext) -> None:
         """Starts the run. Raises RuntimeError when `up` refuses, OSError when it is gone."""
         run = context.dagster_run
         # A run that repeats another has the other's tags.
         launching = {WORKER_TAG: "", LAUNCHER_TAG: process_identity(os.getpid())}
+        if GRPC_INFO_TAG in run.tags:
+            launching[GRPC_INFO_TAG] = ""
         self._instance.add_run_tags(run.run_id, launching)
         try:
             command = ["dagster", *run_command(run, self._instance)]
@@ -46,6 +70,11 @@ class ForkedRunLauncher(DefaultRunLauncher):
         origin = run.remote_job_origin
         location = origin.location_name if origin else ""
         answer = control.request(control.Run(run.run_id, location, command))
+        if host := answer.get("elsewhere"):
+            # This process may end while that host goes on.
+            self._instance.add_run_tags(run.run_id, {LAUNCHER_TAG: ""})
+            start_elsewhere(self._instance, run, socket=answer["socket"], host=host)
+            return
         tags = {WORKER_TAG: process_identity(answer["pid"])}
         self._instance.add_run_tags(run.run_id, tags)
 
@@ -57,8 +86,13 @@ class ForkedRunLauncher(DefaultRunLauncher):
         run = self._instance.get_run_by_id(run_id)
         if run is None or run.is_finished:
             return False
+        if host := host_of(run.tags):
+            return self._terminate_on(host, run)
         identity = run.tags.get(WORKER_TAG)
         if not identity:
+            if not run.tags.get(GRPC_INFO_TAG):
+                self._instance.report_run_canceling(run)
+                return False
             return bool(super().terminate(run_id))  # type: ignore[no-untyped-call]
         if is_elsewhere(identity):
             host = identity.partition("@")[2] or "another host"
@@ -73,6 +107,23 @@ class ForkedRunLauncher(DefaultRunLauncher):
         os.kill(pid_of(identity), signal.SIGTERM)
         return True
 
+    def _terminate_on(self, host: str, run: DagsterRun) -> bool:
+        try:
+            has_run = runs_on(host, run.run_id)
+        except HostAway as error:
+            # Said where the run is shown: what is raised here is not.
+            self._instance.report_engine_event(
+                f"The run cannot be cancelled now: {host}, where it is, does not answer ({error}). "
+                "Where that lasts, it fails by itself within a minute; or force its termination.",
+                run,
+            )
+            return False
+        self._instance.report_run_canceling(run)
+        if not has_run:
+            self._instance.report_run_canceled(run, "The run's process had ended already.")
+            return False
+        return cancel_on(host, run.run_id)
+
     @property
     def supports_check_run_worker_health(self) -> bool:
         """True: run monitoring finds runs whose process has died."""
@@ -80,10 +131,36 @@ class ForkedRunLauncher(DefaultRunLauncher):
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
         """Whether the run's process is alive; one of somebody else's is taken to be."""
+        if host := host_of(run.tags):
+            return self._health_on(host, run)
         identity = run.tags.get(WORKER_TAG)
         if not identity or not has_ended(identity):
             return CheckRunHealthResult(WorkerStatus.RUNNING)
         return CheckRunHealthResult(
             WorkerStatus.FAILED,
             f"The run's process {pid_of(identity)} has died without saying why.",
+        )
+
+    def _health_on(self, host: str, run: DagsterRun) -> CheckRunHealthResult:
+        now = time.monotonic()
+        since, asked = self._silent.get(host, (now, 0.0))
+        if now - asked > PATIENCE_SECONDS:
+            # What it was before is not known, since nobody has asked.
+            since = now
+        try:
+            if now - asked < SILENT_SECONDS:
+                raise TimeoutError
+            has_run = runs_on(host, run.run_id)
+        except (HostAway, TimeoutError) as error:
+            # Of many runs on a host that is off, the first is asked after.
+            self._silent[host] = (since, asked if isinstance(error, TimeoutError) else now)
+            if now - since < PATIENCE_SECONDS:
+                return CheckRunHealthResult(WorkerStatus.RUNNING)
+            what = f"{host}, where it was, has not answered for {now - since:.0f} seconds"
+            return CheckRunHealthResult(WorkerStatus.FAILED, f"The run was given up: {what}.")
+        self._silent.pop(host, None)
+        if has_run:
+            return CheckRunHealthResult(WorkerStatus.RUNNING)
+        return CheckRunHealthResult(
+            WorkerStatus.FAILED, f"{host} has no process of the run any more."
         )

@@ -4,6 +4,7 @@ import selectors
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+from orchestration.definitions.given_up import GIVEN_UP
 from orchestration.definitions.interpreter import Interpreter
 from orchestration.instance.home import wait_for_database
 from orchestration.server.background import Background, fail_run
@@ -33,11 +34,14 @@ class Runs:
     def start(
         self, run_id: str, command: Sequence[str], interpreter: Interpreter | None
     ) -> int | None:
-        """Starts the process of a run, and gives its id.
+        """Starts the process of a run that has none, and gives its id.
 
         `interpreter` is that of its location, where it has one for itself. Raises OSError where
         the system refuses a process.
         """
+        if self.is_running(run_id):
+            # Whoever asked has not heard the answer.
+            return self._running[run_id].process.pid
         env = interpreter.environment(self._env) if interpreter else self._env
         run = self._running[run_id] = Service(
             f"run {run_id[:8]}",
@@ -54,13 +58,28 @@ class Runs:
         )
         return run.process.pid
 
+    def is_running(self, run_id: str) -> bool:
+        """Whether the run has a process here."""
+        run = self._running.get(run_id)
+        return run is not None and run.process.poll() is None
+
+    def cancel(self, run_id: str) -> bool:
+        """Has the run's process end; False where it has none here."""
+        is_running = self.is_running(run_id)
+        if is_running:
+            self._running[run_id].process.terminate()
+        return is_running
+
     def watch(self) -> None:
         """Has those fail whose process ended before it could say how the run went."""
         for run_id, run in list(self._running.items()):
             if (status := run.process.poll()) is None:
                 continue
             del self._running[run_id]
-            if not status:
+            if status == GIVEN_UP:
+                told = "somebody had ended it meanwhile; so has its process, and published nothing"
+                print(f"run {run_id}: {told}", flush=True)
+            if status in (0, GIVEN_UP):
                 continue
             how = ending(status)
             try:

@@ -1,16 +1,18 @@
 """What is to be served: products.yml, and the locations that are generated from it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from orchestration import OrchestrationError
 from orchestration.catalog.checkout import PROJECT_ROOT, products_file
+from orchestration.catalog.deployment import Address, deployment_path, read_deployment
 from orchestration.catalog.names import OPERATIONS
 from orchestration.catalog.notify import is_anybody_told
 from orchestration.catalog.products import ProductsFile, read_products_file
 from orchestration.definitions.interpreter import Interpreter
 from orchestration.generator.generate import generate, warnings
 from orchestration.generator.render import LOCATIONS
+from orchestration.instance.home import POSTGRES_VARIABLE, has_postgres
 from orchestration.server.selection import Selection
 from orchestration.server.watch import Watch
 
@@ -18,12 +20,29 @@ from orchestration.server.watch import Watch
 class Sources:
     """The files as they are now, the generated ones kept up to date with the others."""
 
-    def __init__(self, root: Path, selection: Selection, *, watches: bool) -> None:
+    def __init__(
+        self,
+        root: Path,
+        selection: Selection,
+        *,
+        watches: bool,
+        deployment: Path | None,
+        host_name: str | None,
+    ) -> None:
+        """`deployment` is the file that says where what is served, if not the checkout's.
+
+        `host_name` is the host whose locations are to be served; None where Dagster itself is.
+        """
         self.file = ProductsFile(products=())
         """What products.yml says."""
         self.names: Sequence[str] = ()
         """The locations to serve."""
-        self.files = Watch(root)
+        self.listening: Mapping[str, Address] = {}
+        """Those of them that are served to other hosts, and where."""
+        self.elsewhere: Mapping[str, Address] = {}
+        """Those of them that other hosts serve."""
+        self.files = Watch(root, deployment_path(root, deployment))
+        self._deployment, self._host_name = deployment, host_name
         self._root, self._selection, self._watches = root, selection, watches
         self._is_behind = False
         self._complaint = ""
@@ -38,7 +57,7 @@ class Sources:
         self._select()
 
     def _generate(self) -> None:
-        file, changes = generate(self._root)
+        file, changes = generate(self._root, deployment=self._deployment)
         self._take(file)
         for change in changes:
             print(f"{'generated' if change.new else 'removed'} {change.path}", flush=True)
@@ -53,11 +72,23 @@ class Sources:
         if not self._watches:
             self._take(read_products_file(products_file(self._root)))
         more = [OPERATIONS] if is_anybody_told(self.file.notify) else []
-        self.names = [
+        deployment = read_deployment(self._root, self._deployment, self.file.products)
+        if deployment.addresses and not has_postgres():
+            raise OrchestrationError(
+                f"{deployment_path(self._root, self._deployment)} names other hosts, which need a "
+                f"database that all of them reach: set {POSTGRES_VARIABLE}."
+            )
+        names = [
             name
             for name in [*self._selection.locations(self.file.products), *more]
             if (PROJECT_ROOT / LOCATIONS / f"{name}.py").exists()
         ]
+        if self._host_name:
+            self.listening = deployment.on(self._host_name)
+            names = [name for name in names if name in self.listening]
+        else:
+            self.elsewhere = deployment.addresses
+        self.names = names
 
     def memory_limit(self, name: str) -> int | None:
         """How many MB a location may take, if there is a limit."""

@@ -48,7 +48,9 @@ class StockLocations:
     def entries(self) -> list[dict[str, object]]:
         """What Dagster's workspace file says of them, as the project's own does."""
         return [
-            {
+            {"grpc_server": {"location_name": name, "host": address.host, "port": address.port}}
+            if (address := self._sources.elsewhere.get(name))
+            else {
                 "python_module": {
                     "module_name": f"orchestration.locations.{name}",
                     "location_name": name,
@@ -58,6 +60,10 @@ class StockLocations:
             }
             for name in self._sources.names
         ]
+
+    def elsewhere(self, _name: str) -> dict[str, str]:
+        """Nothing: Dagster itself asks whoever serves it."""
+        return {}
 
     def _executable(self, name: str) -> dict[str, str]:
         interpreter = self._sources.interpreter(name)

@@ -30,7 +30,7 @@ from orchestration.server.background import (
     warn_of_dcpy,
 )
 from orchestration.server.claims import Claims
-from orchestration.server.dagster_services import DagsterServices
+from orchestration.server.dagster_services import CodeHost, DagsterServices
 from orchestration.server.forkserver import Forkserver, ending
 from orchestration.server.nightly import Nightly
 from orchestration.server.orphans import Orphans
@@ -62,10 +62,14 @@ class Supervisor:
         path_prefix: str,
         warm: bool,
         watches: bool,
+        deployment: str | None,
+        host_name: str | None,
         selection: Selection,
         started: float,
     ) -> None:
         """`started` is when somebody started it, in seconds since the epoch."""
+        self._announced: list[str] | None = None
+        self._looked = time.monotonic()
         self._home = prepare_dagster_home()
         self.claims = Claims(self._home)
         # The name of a Unix socket has room for some hundred characters.
@@ -84,14 +88,28 @@ class Supervisor:
             control.SOCKET_VARIABLE: str(self.folder / "control.sock"),
             URL_VARIABLE: f"http://{host}:{port}{path_prefix}",
         }
-        self.sources = Sources(self.root, selection, watches=watches)
+        self.sources = Sources(
+            self.root,
+            selection,
+            watches=watches,
+            deployment=Path(deployment) if deployment else None,
+            host_name=host_name,
+        )
         self.forkserver = Forkserver(warm, any_location, started)
         self.orphans = Orphans()
         self.background = Background(self.forkserver, self.env)
         self.runs = Runs(self.forkserver, self.selector, self.background, self.env)
         self.nightly = Nightly(self.background)
         self.locations: CodeLocations | StockLocations
+        if host_name and not self.forkserver.warm:
+            raise OrchestrationError(
+                "Other hosts cannot be served so: use `dagster code-server start` here."
+            )
         self.locations, prepare = self._warm() if self.forkserver.warm else self._stock()
+        self.dagster: DagsterServices | CodeHost
+        if host_name:
+            self.dagster = CodeHost(host_name)
+            return
         self.dagster = DagsterServices(
             host=host,
             port=port,
@@ -103,8 +121,6 @@ class Supervisor:
             env=self.env if self.forkserver.warm else self.env | {"TMPDIR": str(self.folder)},
             prepare=prepare,
         )
-        self._announced: list[str] | None = None
-        self._looked = time.monotonic()
 
     def _warm(self) -> "tuple[CodeLocations, Callable[[], None]]":
         # Not before it is known that Dagster has what these need.
@@ -125,6 +141,7 @@ class Supervisor:
 
     def _stock(self) -> tuple[StockLocations, Callable[[], None]]:
         def reload(names: Collection[str]) -> None:
+            assert isinstance(self.dagster, DagsterServices)
             self.background.start(partial(reload_locations, self.dagster.url, names))
             self.dagster.restart_daemon()
 
@@ -182,11 +199,18 @@ class Supervisor:
     def _handle(self, request: control.Request, caller: control.Caller) -> None:
         match request:
             case control.Run(run_id, location, command):
+                if elsewhere := self.locations.elsewhere(location):
+                    caller.answer(**elsewhere)
+                    return
                 interpreter = self.sources.interpreter(location)
                 try:
                     caller.answer(pid=self.runs.start(run_id, command, interpreter))
                 except OSError as error:
                     caller.answer(error=f"no process for the run: {error.strerror}")
+            case control.Cancel(run_id):
+                caller.answer(is_running=self.runs.cancel(run_id))
+            case control.IsRunning(run_id):
+                caller.answer(is_running=self.runs.is_running(run_id))
             case _:
                 self.locations.handle(request, caller)
 
@@ -208,7 +232,7 @@ class Supervisor:
         if self._announced is None:
             broken = ", ".join(self.locations.broken)
             shown = f"; broken: {broken}" if broken else ""
-            print(f"Dagster is at {self.dagster.url} with {number}{shown}", flush=True)
+            print(f"{self.dagster.description} {number}{shown}", flush=True)
         else:
             print(f"{number}: {', '.join(names)}", flush=True)
         self._announced = names

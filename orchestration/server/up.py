@@ -14,9 +14,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from orchestration import OrchestrationError
-from orchestration.catalog.checkout import PROJECT_ROOT
+from orchestration.catalog.checkout import PROJECT_ROOT, checkout_root, products_file
 from orchestration.lifecycle import reaper
 
 GRACE_SECONDS = 20.0
@@ -32,19 +33,25 @@ def up(
     watches: bool,
     only: Sequence[str],
     owners: Sequence[str],
+    deployment: Path | None,
+    host_name: str | None,
 ) -> int:
     """Serves until it is told to stop; gives the exit code.
 
     `path_prefix` is the path below which a proxy serves it; `only` and `owners` narrow down which
-    locations. Raises OrchestrationError when the port is
-    taken.
+    locations; `deployment` is the file that says which host serves what. With a `host_name`, what
+    that says of this host is served to the others, without Dagster itself. Raises
+    OrchestrationError when a port is taken.
     """
-    _check_port(host, port)
-    if not ipaddress.ip_address(socket.gethostbyname(host)).is_loopback:
-        print(
-            f"warning: {host} can be reached from elsewhere, and Dagster has no authentication",
-            flush=True,
-        )
+    if host_name:
+        check_addresses(host_name, deployment)
+    else:
+        _check_port(host, port, "another --port or --host (make up PORT=… HOST=…)")
+        if not ipaddress.ip_address(socket.gethostbyname(host)).is_loopback:
+            print(
+                f"warning: {host} can be reached from elsewhere, and Dagster has no authentication",
+                flush=True,
+            )
     settings = {
         "host": host,
         "port": port,
@@ -54,6 +61,8 @@ def up(
         "only": only,
         "owners": owners,
         "started": time.time(),
+        "deployment": str(deployment) if deployment else None,
+        "host_name": host_name,
     }
     process = subprocess.Popen(
         [
@@ -81,7 +90,35 @@ def up(
     return 0 if interrupted else status if status > 0 else 1
 
 
-def _check_port(host: str, port: int) -> None:
+def check_addresses(host_name: str, deployment: Path | None) -> None:
+    """Warns where a host that serves others can be reached by anybody.
+
+    Raises OrchestrationError where it has no such address, a port is taken, or it is not named.
+    """
+    # What takes memory stays out of the process of an `up` that does not need it.
+    from orchestration.catalog.deployment import read_deployment
+    from orchestration.catalog.products import read_products
+
+    root = checkout_root()
+    products = read_products(products_file(root))
+    for address in read_deployment(root, deployment, products).on(host_name).values():
+        try:
+            ip = ipaddress.ip_address(socket.gethostbyname(address.host))
+        except OSError as error:
+            raise OrchestrationError(
+                f"The host {host_name} has no address ({error.strerror}). Give it one in DNS or "
+                "/etc/hosts, or name it by its address in deployment.yml."
+            ) from error
+        _check_port(address.host, address.port, "another port in deployment.yml")
+    if not ip.is_private:
+        print(
+            f"warning: {host_name} is {ip}, which is not a private address: whoever reaches its "
+            "ports can run code here, since Dagster has no authentication",
+            flush=True,
+        )
+
+
+def _check_port(host: str, port: int, choice: str) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -90,6 +127,5 @@ def _check_port(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise OrchestrationError(
-                f"Cannot listen on {host}:{port}: {error.strerror or error}. Choose another --port "
-                "or --host (make up PORT=… HOST=…)."
+                f"Cannot listen on {host}:{port}: {error.strerror or error}. Choose {choice}."
             ) from error

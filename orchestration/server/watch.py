@@ -28,8 +28,8 @@ class Watch:
     survive the forks of the process that this runs in.
     """
 
-    def __init__(self, root: Path, project: Path = PROJECT_ROOT) -> None:
-        self._root, self._project = root, project
+    def __init__(self, root: Path, deployment: Path, project: Path = PROJECT_ROOT) -> None:
+        self._root, self._deployment, self._project = root, deployment, project
         self._modules = str(project / LOCATIONS)
         self._templates_folder = str(templates_folder(root))
         self._folders: dict[str, tuple[str, str]] = {}
@@ -46,9 +46,9 @@ class Watch:
         self._interpreters = {slug: interpreter for slug, interpreter in own if interpreter}
 
     def products_changed(self) -> bool:
-        """Whether products.yml or a template of the generated modules has changed."""
+        """Whether products.yml, deployment.yml or a template of what is generated has changed."""
         templates = self._listed(str(self._project / "templates"), ".jinja")
-        files = [str(self._root / PRODUCTS_FILE), *templates]
+        files = [str(self._root / PRODUCTS_FILE), str(self._deployment), *templates]
         return self._has_changed("products", _fingerprint(files))
 
     def workspace_changed(self) -> bool:

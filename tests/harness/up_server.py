@@ -160,6 +160,7 @@ class Server:
         options: Sequence[str],
         env: Mapping[str, str],
         output: int | None = None,
+        within: Sequence[str] = (),
     ) -> None:
         self.project = project
         self.checkout = checkout_of(project)
@@ -178,7 +179,7 @@ class Server:
         inherited = {name: value for name, value in os.environ.items() if name not in unset}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*ORCHESTRATION, "up", "--port", str(self.port), *options],
+                [*within, *ORCHESTRATION, "up", "--port", str(self.port), *options],
                 cwd=project,
                 env={**inherited, **env, MARK: self._mark, "TMPDIR": str(self._temporary)},
                 stdin=subprocess.DEVNULL,
@@ -488,12 +489,14 @@ def started(
     *options: str,
     env: Mapping[str, str] | None = None,
     output: int | None = None,
+    within: Sequence[str] = (),
 ) -> Iterator[Server]:
     """An `up` that has just been started; whatever is left of it at the end is killed.
 
-    It prints to the file descriptor `output`, else to a log of its own.
+    It prints to the file descriptor `output`, else to a log of its own; its command begins with
+    `within`.
     """
-    server = Server(project, options, env or {}, output)
+    server = Server(project, options, env or {}, output, within)
     try:
         yield server
     finally:

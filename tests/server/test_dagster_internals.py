@@ -118,7 +118,7 @@ def test_answers_are_byte_by_byte_those_of_a_stock_code_server(tmp_path: Path) -
         client = DagsterGrpcClient(socket=str(path))
         [symbol] = sync_list_repositories_grpc(client).repository_symbols
         request = dagster_api_pb2.ExternalRepositoryRequest.FromString(
-            dagster_internals.repository_request("some", "socket", symbol.repository_name)
+            dagster_internals.repository_request("some", "unix:socket", symbol.repository_name)
         )
         assert request.defer_snapshots
         request.defer_snapshots = False
@@ -171,7 +171,7 @@ def test_what_a_client_asks_about_a_repository_is_known_byte_by_byte(
         RemoteRepositoryOrigin(origin, "__repository__"), defer_snapshots=True
     )
     request = dagster_internals.repository_request(
-        "some location", "/tmp/some.sock", "__repository__"
+        "some location", "unix:/tmp/some.sock", "__repository__"
     )
     assert asked == [("ExternalRepository", request)]
 
@@ -398,6 +398,7 @@ def test_where_dagster_has_moved_its_names_up_serves_and_runs_without_them(tmp_p
 # Steps' output and failures are shown as Dagster does without theirs; `clean` alone needs its own.
 PRIVATE = {
     "server/dagster_internals.py",
+    "server/run_protocol.py",
     "definitions/failure.py",
     "instance/database.py",
     "instance/step_logs.py",

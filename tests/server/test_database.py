@@ -4,6 +4,7 @@ from pathlib import Path
 
 from orchestration.instance.home import POSTGRES_VARIABLE
 from tests.harness.postgres import PASSWORD, Postgres
+from tests.harness.processes import wait_until
 from tests.harness.up_server import copy_project, pretend_done, started, write_products
 
 
@@ -11,8 +12,9 @@ def test_up_and_its_runs_wait_for_their_database(
     cluster: Postgres, tmp_path: Path, sample_dcpy: dict[str, str]
 ) -> None:
     project = copy_project(tmp_path)
-    gate = tmp_path / "gate"
-    write_products(project, {"slow": f'until [ -e "{gate}" ]; do sleep 0.1; done'})
+    begun, gate, done = (tmp_path / name for name in ("begun", "gate", "done"))
+    command = f"touch {begun}; until [ -e {gate} ]; do sleep 0.1; done; touch {done}"
+    write_products(project, {"slow": command})
     pretend_done(project, "slow", "load", "main")
     cluster.start()
     url = cluster.create_database("up")
@@ -23,14 +25,14 @@ def test_up_and_its_runs_wait_for_their_database(
         server.wait_until_up("ingest", "slow")
         server.wait_for(lambda: "main" in server.partitions("slow"))
         run = server.launch("slow", "build", partition="main")
-        server.wait_for_run(run, "STARTED")
-        server.wait_for(lambda: "STEP_START" in server.output)
+        server.wait_for(begun.exists)
         before = server.processes()
         told = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in before]
         assert not [line for line in told if PASSWORD.encode() in line]
         cluster.stop()
         gate.touch()
-        server.wait_for_output(f"[run {run[:8]}] Dagster's Postgres database up on")
+        assert wait_until(done.exists)
+        server.wait_for_output("[daemon] Dagster's Postgres database up on")
         cluster.start()
         server.wait_for_run(run)
         assert server.loads() and "ended" not in server.output

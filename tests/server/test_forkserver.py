@@ -35,6 +35,7 @@ def test_a_location_that_is_refused_a_process_is_loaded_as_soon_as_there_is_room
     served: list[Served] = []
     location = CodeLocation(
         "libraries",
+        address="",
         path=tmp_path / "1",
         answers=tmp_path / "libraries.zip",
         forkserver=Forkserver(True, any_location),

@@ -62,6 +62,7 @@ class Start:
             PRODUCT,
             path=self.folder / "1",
             answers=self.answers,
+            address="",
             forkserver=self.forkserver,
             selector=self.selector,
             env=self.env,

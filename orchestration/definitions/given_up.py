@@ -1,0 +1,46 @@
+"""A run that somebody has ended meanwhile: its process ends, too, and publishes nothing.
+
+A host that is cut off goes on with its runs, which are given up by all others after a while. What
+such a run would publish then must not appear: it may have been launched again elsewhere.
+"""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from dagster import DagsterInstance
+from sqlalchemy.exc import DatabaseError
+
+from orchestration.lifecycle.results import before_publishing
+
+LOOK_SECONDS = 5.0
+GIVEN_UP = 75
+"""The exit code of a process whose run was given up."""
+
+
+@contextmanager
+def ending_when_given_up(instance: DagsterInstance, run_id: str) -> Iterator[None]:
+    """Ends this process as soon as the run has ended, and before it publishes anything then."""
+
+    def check() -> None:
+        run = instance.get_run_by_id(run_id)
+        if run and run.is_finished:
+            # Not by an exception, which would be one more end of the run. The reapers of what it
+            # has started end that.
+            os._exit(GIVEN_UP)
+
+    def watch() -> None:
+        while not is_done.wait(LOOK_SECONDS):
+            # A database that fails now is asked again.
+            with suppress(DatabaseError):
+                check()
+
+    is_done = threading.Event()
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        with before_publishing(check):
+            yield
+    finally:
+        is_done.set()
