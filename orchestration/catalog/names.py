@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 
 STAGES = ("plan", "load", "build", "package")
+TEAM_FILE = "definitions.py"
+"""Beside a product: what its team defines in Dagster itself."""
 INGEST = "ingest"
 """The code location of the ingest templates, and the first part of their asset keys."""
 OPERATIONS = "operations"

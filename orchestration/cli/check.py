@@ -168,6 +168,8 @@ def _of_locations(root: Path, listed: "ProductsFile", *, with_ingest: bool) -> I
         is_told = False
         for message in messages:
             match message:
+                case {"is_without": _, "problem": text, "file": place, "line": line}:
+                    yield Problem(_relative(root, place), line, text)
                 case {"problem": text, "file": str(place), "line": line}:
                     is_told = True
                     yield Problem(_relative(root, place), line, f"{name} cannot be loaded: {text}")

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from orchestration import OrchestrationError
-from orchestration.catalog.names import PARTITION_TAG, STAGES
+from orchestration.catalog.names import PARTITION_TAG, STAGES, TEAM_FILE
 from orchestration.cli.moments import Moment, iso
 from orchestration.lifecycle.child import first_sentence
 from orchestration.server.graphql import query
@@ -15,7 +15,7 @@ LOCATIONS_QUERY = """
   name
   locationOrLoadError {
     ... on PythonError { message errorChain { error { message } } }
-    ... on RepositoryLocation { repositories {
+    ... on RepositoryLocation { dagsterLibraryVersions { name version } repositories {
       assetNodes { isExecutable assetKey { path } }
       schedules {
         name cronSchedule scheduleState { status } futureTicks(limit: 1) { results { timestamp } }
@@ -59,7 +59,7 @@ class LocationStatus:
     name: str
     assets: int
     error: str | None
-    """The first line of why it is broken."""
+    """The first line of why it is broken, or is served without what its team defines."""
     last_runs: Mapping[str, str] = field(default_factory=dict)
     """The state of each stage's last run."""
     owners: Sequence[str] = ()
@@ -201,7 +201,8 @@ def _first_line(entry: Mapping[str, Any]) -> str | None:
     if location is None:
         return "it is still loading"
     if "message" not in location:
-        return None
+        libraries = {each["name"]: each["version"] for each in location["dagsterLibraryVersions"]}
+        return libraries.get(TEAM_FILE)
     chain = [location, *(link["error"] for link in location["errorChain"])]
     lines = str(chain[-1]["message"]).strip().splitlines()
     # Python begins a syntax error with the place, and ends it with what is wrong.

@@ -1,14 +1,17 @@
 """What a location defines, told without a server."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 from dagster import Definitions
 
+from orchestration.catalog.names import TEAM_FILE
 from orchestration.catalog.products import ProductsFile
-from orchestration.cli.broken import place_and_text
 from orchestration.cli.forks import Tell
 from orchestration.cli.interpreters import do_there
+from orchestration.definitions.broken import place_and_text
 from orchestration.definitions.interpreter import Interpreter
+from orchestration.definitions.team import PROBLEM
 from orchestration.generator.render import LOCATIONS, render
 from orchestration.server.dagster_internals import next_tick
 
@@ -21,8 +24,8 @@ def modules(file: ProductsFile) -> dict[str, str]:
 def describe(name: str, text: str, tell: Tell, interpreter: Interpreter | None = None) -> None:
     """Loads a location from the text of its module, and tells its assets and schedules.
 
-    `interpreter` is its own, where it has one. Where it cannot be loaded, tells the problem, with
-    file and line where they are known.
+    `interpreter` is its own, where it has one. Where it cannot be loaded, or only without what its
+    team defines, tells the problem, with file and line where they are known.
     """
     try:
         if interpreter:
@@ -32,6 +35,8 @@ def describe(name: str, text: str, tell: Tell, interpreter: Interpreter | None =
         exec(compile(text, str(LOCATIONS / f"{name}.py"), "exec"), module)
         definitions: Definitions = module["defs"]
         Definitions.validate_loadable(definitions)
+        if without := definitions.metadata.get(PROBLEM):
+            tell({"is_without": TEAM_FILE, **cast(Mapping[str, Any], without.value)})
         tell(
             {
                 "assets": sorted(

@@ -32,10 +32,10 @@ from orchestration.catalog.names import (
     STAGES,
     build_job,
 )
-from orchestration.cli.broken import where_and_why
 from orchestration.cli.forks import Tell
 from orchestration.cli.interpreters import do_there
 from orchestration.cli.runs import Run, State, check_options
+from orchestration.definitions.broken import where_and_why
 from orchestration.definitions.interpreter import Interpreter
 from orchestration.instance.deaths import note_death, note_deaths
 from orchestration.instance.home import open_instance

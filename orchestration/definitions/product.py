@@ -44,7 +44,7 @@ from orchestration.lifecycle.checks import BUILD_CHECKS
 from orchestration.lifecycle.stages import run_stage
 
 # What Dagster makes itself of what another location defines, but in a group called `default`.
-STUB = {"dagster/auto_created_stub_asset": True}
+STUB = "dagster/auto_created_stub_asset"
 DESCRIPTIONS = {
     "plan": (
         "Resolves every version that the recipe leaves open, and writes the lock file.",
@@ -82,12 +82,13 @@ def product_definitions(**fields: Any) -> Definitions:
         )
         for upstream, stage in stages
     ]
-    stubs = [AssetSpec(each.asset_key, group_name=slug, metadata=STUB) for each in deps]
     job = define_asset_job(
         build_job(slug),
         selection=assets,
         description=f"All four stages of {product.id}.",
         tags={"product": slug},
+        # The stages' work is done by processes of their own already.
+        executor_def=in_process_executor,
     )
     followers, sensors = [], []
     if follows := [schedule for schedule in product.schedule if schedule.follows_inputs]:
@@ -99,15 +100,23 @@ def product_definitions(**fields: Any) -> Definitions:
             get_dagster_logger().warning(
                 f"Product {product.id!r} is to follow its inputs, but none of them is ingested here"
             )
-    # The stages' work is done by processes of their own already.
-    definitions = Definitions(
-        assets=[*assets, *stubs, *followers],
+    own = Definitions(
+        assets=[*assets, *followers],
         jobs=[job, *([_inputs_job(product, templates)] if templates else [])],
         sensors=sensors,
         schedules=build_schedules(slug, job, product.schedule),
-        executor=in_process_executor,
     )
-    return with_team_definitions(definitions, product_folder(checkout_root(), product.folder), slug)
+    whole = with_team_definitions(own, product_folder(checkout_root(), product.folder), slug)
+    elsewhere = [each.asset_key for each in deps] if whole is own else _undefined(whole)
+    stubs = [AssetSpec(key, group_name=slug, metadata={STUB: True}) for key in elsewhere]
+    executor = in_process_executor if whole.executor is None else None
+    return Definitions.merge(whole, Definitions(assets=stubs, executor=executor))
+
+
+def _undefined(definitions: Definitions) -> list[AssetKey]:
+    """The assets that others depend on, and that another location defines."""
+    nodes = definitions.resolve_asset_graph().asset_nodes
+    return [node.key for node in nodes if node.metadata.get(STUB)]
 
 
 def _templates(product: Product) -> list[str]:

@@ -3,32 +3,59 @@
 import importlib.util
 import sys
 from pathlib import Path
+from types import FunctionType
+from typing import Any
 
 from dagster import DagsterError, Definitions
+from dagster.components.definitions import LazyDefinitions
+from dagster_shared.libraries import DagsterLibraryRegistry
 
 from orchestration import OrchestrationError
+from orchestration.catalog.checkout import checkout_root
+from orchestration.catalog.names import TEAM_FILE
+from orchestration.definitions.broken import place_and_text
 
-FILE_NAME = "definitions.py"
+NAME = "defs"
+PROBLEM = "problem_with_definitions"
+"""In the metadata of definitions without those of the team: why they are without them."""
 
 
 def with_team_definitions(definitions: Definitions, folder: Path, slug: str) -> Definitions:
     """The location's definitions with those of `definitions.py` in the product's folder, if any.
 
-    The file must have a `Definitions` called `defs`; it can import what lies beside it. Raises what
-    the file raises when it is imported, and OrchestrationError when it has no `defs`, or defines
-    what the location has already.
+    The file must have a `Definitions` called `defs`, or a function that gives one; it can import
+    what lies beside it. One that cannot be used takes nothing away but itself: what is wrong is
+    printed, shown with the location, and told in the metadata.
+
+    Raises MemoryError, of which the whole location has but so much.
     """
-    path = folder / FILE_NAME
+    path = folder / TEAM_FILE
     if not path.is_file():
         return definitions
-    team = _load(path, slug)
+    try:
+        return _merged(definitions, _load(path, slug))
+    except MemoryError:
+        raise
+    except (Exception, SystemExit) as error:
+        place, said = place_and_text(error)
+    file, line = place or (str(path), None)
+    text = " ".join(said.split())
+    shown = file.removeprefix(f"{checkout_root()}/") + (f":{line}" if line else "")
+    print(f"{shown}: {text}; {slug} is served without what its team defines there.", flush=True)
+    # Dagster's page of a location that is served shows these, and else nothing that can be said.
+    DagsterLibraryRegistry.register(
+        TEAM_FILE, f"not used: {shown}: {text}", is_dagster_package=False
+    )
+    problem = {"problem": f"{TEAM_FILE} is not used: {text}", "file": file, "line": line}
+    return Definitions.merge(definitions, Definitions(metadata={PROBLEM: problem}))
+
+
+def _merged(definitions: Definitions, team: Definitions) -> Definitions:
     try:
         merged = Definitions.merge(definitions, team)
         Definitions.validate_loadable(merged)
     except DagsterError as error:
-        raise OrchestrationError(
-            f"{path} does not go with its product's location: {error}"
-        ) from error
+        raise OrchestrationError(f"does not go with the product's own: {error}") from error
     return merged
 
 
@@ -40,7 +67,23 @@ def _load(path: Path, slug: str) -> Definitions:
     sys.modules[name] = module
     sys.path.append(str(path.parent))
     spec.loader.exec_module(module)
-    team = getattr(module, "defs", None)
+    candidates = [getattr(module, NAME, None)]
+    if candidates == [None]:
+        candidates = [each for each in vars(module).values() if _gives_definitions(each, name)]
+    if len(candidates) > 1:
+        raise OrchestrationError(f"has several dagster.Definitions; call one of them `{NAME}`")
+    team = next(iter(candidates), None)
+    if isinstance(team, LazyDefinitions | FunctionType):
+        team = team()
     if not isinstance(team, Definitions):
-        raise OrchestrationError(f"{path} has no `defs` that is a dagster.Definitions.")
+        raise OrchestrationError(f"has no `{NAME}` that is a dagster.Definitions")
     return team
+
+
+def _gives_definitions(value: Any, module: str) -> bool:
+    if isinstance(value, FunctionType):
+        gives = value.__annotations__.get("return")
+        return value.__module__ == module and (
+            gives is Definitions or str(gives).rpartition(".")[2] == Definitions.__name__
+        )
+    return isinstance(value, Definitions | LazyDefinitions)

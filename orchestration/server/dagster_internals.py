@@ -1,4 +1,4 @@
-"""Every private name of Dagster that this project uses, and nothing else.
+"""The private names of Dagster that its processes need, and nothing else.
 
 They make start-up fast and runs cheap; nothing depends on them. Where a release of Dagster has
 moved one, `up` serves with stock code servers or Dagster's own run launcher, and says so.
@@ -7,9 +7,11 @@ moved one, `up` serves with stock code servers or Dagster's own run launcher, an
 import importlib
 import logging
 import os
+import re
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, wraps
@@ -30,6 +32,8 @@ from dagster._core.launcher import WorkerStatus as WorkerStatus
 from dagster_shared.error import SerializableErrorInfo
 from sqlalchemy.engine import make_url
 
+from orchestration import OrchestrationError
+from orchestration.catalog.checkout import checkout_root
 from orchestration.instance.home import has_postgres
 
 # What a code server, a run's process, the webserver and the daemon import before they do anything.
@@ -85,6 +89,8 @@ GET_CURRENT_IMAGE = "GetCurrentImage"
 GET_SERVER_ID = "GetServerId"
 RELOAD_CODE = "ReloadCode"
 SERVICE = "api.DagsterApi"
+# How Python names a place in a traceback.
+PLACE = re.compile(r'File "(/[^"]+)", line (\d+)')
 PING = f"/{SERVICE}/Ping"
 # Longer than `up` runs.
 NEVER = 1e12
@@ -215,9 +221,11 @@ def code_server_here(*, name: str, module: str, folder: str) -> Ask:
     from dagster._utils.log import configure_loggers
 
     configure_loggers(log_level="WARNING")
+    # It would print pages about a location that cannot be loaded.
+    silent = logging.Logger("dagster.code_server", logging.CRITICAL + 1)
     server = DagsterApiServer(
         server_termination_event=threading.Event(),
-        logger=logging.getLogger("dagster.code_server"),
+        logger=silent,
         server_threadpool_executor=FuturesAwareThreadPoolExecutor(),
         loadable_target_origin=LoadableTargetOrigin(
             executable_path=sys.executable, module_name=module, working_directory=folder
@@ -258,6 +266,7 @@ def answers_of(name: str, ask: Ask) -> tuple[dict[str, bytes], str | None]:
     listed = api.ListRepositoriesReply.FromString(answers[LIST_REPOSITORIES])
     found: Any = deserialize_value(listed.serialized_list_repositories_response_or_error)
     if isinstance(found, SerializableErrorInfo):
+        print(f"cannot be loaded: {_in_a_line(found)}", flush=True)
         return answers, found.to_string()
     for symbol in found.repository_symbols:
         # With all that the client would ask for next.
@@ -265,6 +274,23 @@ def answers_of(name: str, ask: Ask) -> tuple[dict[str, bytes], str | None]:
         reply = ask(EXTERNAL_REPOSITORY, request)
         answers[f"{EXTERNAL_REPOSITORY}/{symbol.repository_name}"] = reply
     return answers, None
+
+
+def _in_a_line(error: SerializableErrorInfo) -> str:
+    while error.cause:
+        error = error.cause
+    lines = error.message.strip().splitlines() or [str(error.cls_name)]
+    if error.cls_name == OrchestrationError.__name__:
+        return " ".join(lines).partition(": ")[2]
+    places = [
+        place.groups()
+        for text in (*error.stack, *lines)
+        if (place := PLACE.search(text)) and "site-packages" not in place[1]
+    ]
+    # Python begins a syntax error with the place, and ends it with what is wrong.
+    what = lines[-1] if PLACE.search(lines[0]) else lines[0]
+    where = ":".join(places[-1]).removeprefix(f"{checkout_root()}/") if places else ""
+    return f"{what}, {where}" if where else what
 
 
 def check_understood(answers: Mapping[str, bytes]) -> None:
@@ -393,6 +419,8 @@ def replace_watching(watch: Callable[[Workspace], None]) -> None:
         workspaces[id(context)].add(location_name, on_updated)
         return threading.Event(), _NoThread()
 
+    # What is wrong with one has been printed, in a line, by the process that loaded it.
+    warnings.filterwarnings("ignore", "Error loading repository location")
     watcher.create_grpc_watch_thread = create_grpc_watch_thread
     controller.RELOAD_WORKSPACE_INTERVAL = NEVER
 

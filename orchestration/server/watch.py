@@ -12,7 +12,7 @@ from orchestration.catalog.checkout import (
     product_folder,
     templates_folder,
 )
-from orchestration.catalog.names import INGEST
+from orchestration.catalog.names import INGEST, TEAM_FILE
 from orchestration.catalog.products import Product
 from orchestration.definitions.interpreter import Interpreter
 from orchestration.generator.render import LOCATIONS, WORKSPACE
@@ -69,7 +69,7 @@ class Watch:
         elif name in self._folders:
             folder, recipe = self._folders[name]
             own = self._listed(folder, ".yml", ".py")
-            has_own = f"{folder}/definitions.py" in own
+            has_own = f"{folder}/{TEAM_FILE}" in own
             files += [file for file in own if has_own or file.endswith(".yml")]
             files.append(recipe)
         if interpreter := self._interpreters.get(name):

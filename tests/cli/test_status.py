@@ -150,25 +150,36 @@ def test_a_proxy_is_not_asked_for_this_machines_server(
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("raise ValueError('no such borough\\nnor any other')", "ValueError: no such borough"),
-        ("x = (\n", "SyntaxError: '(' was never closed"),
+        (
+            "raise ValueError('no such borough\\nnor any other')",
+            "not used: products/park_access/definitions.py:1: ValueError: no such borough",
+        ),
+        (
+            "x = (\n",
+            "not used: products/park_access/definitions.py:1: SyntaxError: '(' was never closed",
+        ),
         ("import os; os._exit(3)", "Its process ended with exit code 3 while loading"),
     ],
 )
 def test_it_names_what_is_broken_with_the_errors_first_line(
     server: Server, text: str, reason: str
 ) -> None:
+    told = sum("Error: " in line for line in server.output.splitlines())
     (server.product_folder("park_access") / "definitions.py").write_text(text)
     server.reload("park_access")
-    server.wait_for_error("park_access", reason)
+    told += reason.startswith("not used")
+    server.wait_for(lambda: reason in server.status().stdout)
     result = server.status()
     assert result.returncode == 1
     _, broken, loaded, why = result.stdout.splitlines()[:4]
-    assert broken.split()[:3] == ["park_access", "broken", "0"]
+    state = ["in", "part", "4"] if reason.startswith("not used") else ["broken", "0"]
+    assert broken.split()[: len(state) + 1] == ["park_access", *state]
     assert loaded.split()[:3] == ["capital_projects", "loaded", "4"]
     assert why.startswith("park_access: ")
     assert reason in why
     assert "nor any other" not in result.stdout
+    # The terminal has one line of it, however much Python and Dagster would say.
+    assert sum("Error: " in line for line in server.output.splitlines()) == told
 
 
 def test_it_says_in_a_sentence_that_there_is_no_server(
@@ -188,12 +199,15 @@ def test_the_tables_columns_are_as_wide_as_what_is_in_them() -> None:
     text = table(
         [
             LocationStatus("pluto", 4, None, none | {"plan": "SUCCESS"}),
-            LocationStatus("a_very_long_name", 120, "it is still loading", none),
+            LocationStatus("a_very_long_name", 0, "it is still loading", none),
+            LocationStatus("colp", 120, "not used: definitions.py", none),
         ]
     )
     assert text == (
-        "location          state   assets  plan     load  build  package\n"
-        "pluto             loaded  4       success  -     -      -\n"
-        "a_very_long_name  broken  120     -        -     -      -\n"
+        "location          state    assets  plan     load  build  package\n"
+        "pluto             loaded   4       success  -     -      -\n"
+        "a_very_long_name  broken   0       -        -     -      -\n"
+        "colp              in part  120     -        -     -      -\n"
         "a_very_long_name: it is still loading\n"
+        "colp: not used: definitions.py\n"
     )

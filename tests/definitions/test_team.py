@@ -1,12 +1,13 @@
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from dagster import AssetKey, Definitions
+from dagster import AssetKey, Definitions, in_process_executor, multiprocess_executor
+from dagster_shared.libraries import DagsterLibraryRegistry
 
-from orchestration import OrchestrationError
 from orchestration.definitions.product import product_definitions
-from orchestration.definitions.team import with_team_definitions
+from orchestration.definitions.team import PROBLEM, with_team_definitions
 
 ASSET = """
 import dagster as dg
@@ -21,9 +22,14 @@ PLUTO = {f"pluto/{stage}" for stage in ("plan", "load", "build", "package")}
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The product's folder in a checkout of its own."""
     monkeypatch.setattr(sys, "path", sys.path.copy())
     monkeypatch.setattr(sys, "modules", sys.modules.copy())
-    return tmp_path
+    monkeypatch.setattr(DagsterLibraryRegistry, "_libraries", {})
+    monkeypatch.setenv("DATA_ENGINEERING_ROOT", str(tmp_path))
+    folder = tmp_path / "products" / "pluto"
+    folder.mkdir(parents=True)
+    return folder
 
 
 def merged(folder: Path, text: str) -> Definitions:
@@ -31,6 +37,12 @@ def merged(folder: Path, text: str) -> Definitions:
     (folder / "definitions.py").write_text(text)
     own = product_definitions(id="pluto", build_command="make", path="pluto")
     return with_team_definitions(own, folder, "pluto")
+
+
+def whole(folder: Path, text: str) -> Definitions:
+    """The location as its module defines it."""
+    (folder / "definitions.py").write_text(text)
+    return product_definitions(id="pluto", build_command="make")
 
 
 def keys(definitions: Definitions) -> set[str]:
@@ -78,39 +90,91 @@ def test_the_modules_that_the_program_uses_are_not_replaced_by_what_lies_beside_
 
 
 @pytest.mark.parametrize(
-    ("text", "name"),
+    "text",
     [
-        (ASSET.format(key=["pluto", "plan"]), "['pluto', 'plan']"),
+        "@dg.definitions\ndef whatever() -> dg.Definitions:\n    return {}\n",
+        "@dg.definitions\ndef defs():\n    return {}\n",
+        "def defs():\n    return {}\n",
+        "def some() -> dg.Definitions:\n    return {}\n",
+        "some = {}\n",
+    ],
+)
+def test_definitions_are_found_in_every_form_that_dagster_has_for_them(
+    folder: Path, text: str
+) -> None:
+    text = text.format("dg.Definitions(assets=[other])")
+    asset = "import dagster as dg\n@dg.asset\ndef other() -> None: ...\n"
+    assert keys(merged(folder, asset + text)) == {*PLUTO, "other"}
+
+
+def test_a_teams_executor_is_that_of_all_but_the_products_job(folder: Path) -> None:
+    text = ASSET.format(key="other").replace(
+        "assets=[other]", "assets=[other], executor=dg.multiprocess_executor"
+    )
+    definitions = whole(folder, text)
+    assert definitions.executor is multiprocess_executor
+    job = definitions.resolve_job_def("build_pluto")
+    assert job.executor_def is in_process_executor
+
+
+def test_without_an_executor_of_the_teams_nothing_starts_processes_beside_the_stages(
+    folder: Path,
+) -> None:
+    assert whole(folder, ASSET.format(key="other")).executor is in_process_executor
+
+
+def test_what_a_team_depends_on_elsewhere_is_in_the_products_group(folder: Path) -> None:
+    text = """
+import dagster as dg
+
+@dg.asset(group_name="pluto", deps=[dg.AssetKey(["ingest", "dcp_pad"]), "external"])
+def report() -> None: ...
+
+defs = dg.Definitions(assets=[report, dg.AssetSpec("external", group_name="pluto")])
+"""
+    specs = whole(folder, text).resolve_all_asset_specs()
+    assert {spec.group_name for spec in specs} == {"pluto"}
+    assert AssetKey(["ingest", "dcp_pad"]) in {spec.key for spec in specs}
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "why"),
+    [
+        (ASSET.format(key=["pluto", "plan"]), "", "['pluto', 'plan']"),
         (
             "import dagster as dg\n"
             "@dg.job\ndef build_pluto(): ...\n"
             "defs = dg.Definitions(jobs=[build_pluto])\n",
+            "",
             "'build_pluto'",
         ),
+        ("import dagster as dg\n\ndef (:\n", ":3", "SyntaxError: invalid syntax"),
+        ("\nraise ValueError('no such borough')\n", ":2", "ValueError: no such borough"),
+        ("import no_such_module\n", ":1", "No module named 'no_such_module'"),
+        ("import sys\nsys.exit(1)\n", ":2", "SystemExit: 1"),
+        ("", "", "has no `defs` that is a dagster.Definitions"),
+        ("defs = 1\n", "", "has no `defs` that is a dagster.Definitions"),
         (
-            "import dagster as dg\ndefs = dg.Definitions(executor=dg.multiprocess_executor)\n",
-            "executor",
+            "import dagster as dg\na = dg.Definitions()\nb = dg.Definitions()\n",
+            "",
+            "has several dagster.Definitions; call one of them `defs`",
         ),
     ],
 )
-def test_what_collides_with_the_build_is_reported_by_name_and_file(
-    folder: Path, text: str, name: str
+def test_a_file_that_cannot_be_used_takes_nothing_away_but_itself(
+    folder: Path, capsys: pytest.CaptureFixture[str], text: str, place: str, why: str
 ) -> None:
-    with pytest.raises(OrchestrationError) as error:
-        merged(folder, text)
-    assert str(error.value).startswith(f"{folder / 'definitions.py'} does not go with")
-    assert name in str(error.value)
+    definitions = whole(folder, text)
+    assert keys(definitions) == PLUTO
+    assert definitions.resolve_job_def("build_pluto")
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"products/pluto/definitions.py{place}: ")
+    assert why in line
+    problem: Any = definitions.metadata[PROBLEM].value
+    assert why in problem["problem"]
+    assert DagsterLibraryRegistry.get()["definitions.py"].startswith("not used: products/pluto/")
 
 
-@pytest.mark.parametrize("text", ["", "defs = 1\n", "definitions = None\n"])
-def test_a_file_without_defs_is_an_error_that_says_so(folder: Path, text: str) -> None:
-    with pytest.raises(OrchestrationError) as error:
-        merged(folder, text)
-    assert str(error.value) == (
-        f"{folder / 'definitions.py'} has no `defs` that is a dagster.Definitions."
-    )
-
-
-def test_its_own_exception_is_not_hidden(folder: Path) -> None:
-    with pytest.raises(ZeroDivisionError):
-        merged(folder, "1 / 0\n")
+def test_a_location_without_the_memory_for_it_is_broken_as_a_whole(folder: Path) -> None:
+    with pytest.raises(MemoryError):
+        merged(folder, "raise MemoryError\n")

@@ -40,9 +40,6 @@ BAD_FROM_THE_START = {
 }
 # Each with what the UI has to say of it.
 FAULTS = {
-    "a syntax error": ("def (", ("definitions.py", "SyntaxError")),
-    "an exception": ("raise ValueError('no such borough')", ("ValueError: no such borough",)),
-    "a missing import": ("import no_such_module", ("No module named 'no_such_module'",)),
     "an exit at once": (
         r"import os; os.write(1, b'last\0words\n'); os._exit(1)",
         ("exit code 1", "words"),
