@@ -40,6 +40,7 @@ test: $(VENV)/installed-dev $(if $(DCPY_PYTHON),$(MOTO)/installed)
 soak: $(VENV)/installed-dev
 	@$(MAKE) --no-print-directory dcpy DATA_ENGINEERING_ROOT=$(SAMPLE) DCPY_PYTHON=
 	$(PYTHON) -m soak
+	$(PYTHON) -m soak.hosts
 
 bench: $(VENV)/installed
 	$(PYTHON) -m benchmarks

@@ -7,24 +7,29 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 import yaml
 from dagster import DagsterInstance
 
+from orchestration import OrchestrationError
 from orchestration.instance.home import POSTGRES_VARIABLE
 from orchestration.server import run_protocol
 from orchestration.server.dagster_internals import broken_answers
+from orchestration.server.graphql import query
 from tests.harness.postgres import Postgres
-from tests.harness.processes import ORCHESTRATION
+from tests.harness.processes import ORCHESTRATION, wait_until
 from tests.harness.up_server import (
+    LAUNCH,
+    RUN_QUERY,
     Server,
     checkout_of,
     copy_project,
     free_port,
     pretend_done,
+    selector,
     started,
     write_products,
 )
@@ -195,6 +200,68 @@ def test_a_stock_code_server_on_a_host_is_as_good(hosts: Hosts) -> None:
     finally:
         os.killpg(stock.pid, signal.SIGTERM)
         stock.wait(30)
+
+
+def test_dagsters_own_webserver_and_daemon_work_with_such_a_host(
+    hosts: Hosts, tmp_path: Path
+) -> None:
+    hosts.start_other()
+    hosts.gate.touch()
+    project, home, port = hosts.projects[0], tmp_path / "stock", free_port()
+    home.mkdir()
+    address = hosts.env[POSTGRES_VARIABLE].replace("postgresql:", "postgresql+psycopg2:")
+    settings = {"storage": {"postgres": {"postgres_url": address}}, "telemetry": {"enabled": False}}
+    (home / "dagster.yaml").write_text(yaml.safe_dump(settings))
+    env = {**os.environ, "DATA_ENGINEERING_ROOT": str(checkout_of(project))}
+    env |= {"PYTHONPATH": str(project), "DAGSTER_HOME": str(home)}
+    subprocess.run([*ORCHESTRATION, "generate"], cwd=project, env=env, check=True)
+    entries = yaml.safe_load((project / "workspace.yaml").read_text())["load_from"]
+    theirs = [entry for entry in entries if "grpc_server" in entry]
+    (home / "workspace.yaml").write_text(yaml.safe_dump({"load_from": theirs}))
+    stock = [
+        subprocess.Popen(
+            [str(DAGSTER.with_name(command)), *options, "-w", str(home / "workspace.yaml")],
+            cwd=project,
+            env=env,
+        )
+        for command, *options in (("dagster-webserver", "-p", str(port)), ("dagster-daemon", "run"))
+    ]
+    try:
+        url = f"http://{HOST}:{port}"
+
+        def state(run: str) -> str:
+            found: str = query(url, RUN_QUERY, {"id": run})["runOrError"]["status"]
+            return found
+
+        def launched() -> str | None:
+            with suppress(OrchestrationError):
+                parameters = {
+                    "selector": {
+                        **selector("there"),
+                        "pipelineName": "__ASSET_JOB",
+                        "assetSelection": [{"path": ["there", "build"]}],
+                    },
+                    "mode": "default",
+                    "executionMetadata": {"tags": [{"key": "dagster/partition", "value": "main"}]},
+                }
+                answer = query(url, LAUNCH, {"parameters": parameters})["launchPipelineExecution"]
+                return answer["run"]["runId"] if "run" in answer else None
+            return None
+
+        run = ""
+
+        def is_launched() -> bool:
+            nonlocal run
+            run = launched() or ""
+            return bool(run)
+
+        assert wait_until(is_launched, 40)
+        assert wait_until(lambda: state(run) == "SUCCESS", 40), state(run)
+        assert hosts.result("there").exists()
+    finally:
+        for process in stock:
+            process.terminate()
+            process.wait(30)
 
 
 @pytest.mark.parametrize(
