@@ -81,7 +81,7 @@ class ForkedRunLauncher(DefaultRunLauncher):
     def terminate(self, run_id: str) -> bool:
         """Asks the run's process to end; False where there is none any more.
 
-        Raises RuntimeError where the process is another host's.
+        Also where that is out of reach, which the run's events say then.
         """
         run = self._instance.get_run_by_id(run_id)
         if run is None or run.is_finished:
@@ -96,9 +96,10 @@ class ForkedRunLauncher(DefaultRunLauncher):
             return bool(super().terminate(run_id))  # type: ignore[no-untyped-call]
         if is_elsewhere(identity):
             host = identity.partition("@")[2] or "another host"
-            raise RuntimeError(
-                f"The run's process {pid_of(identity)} is on {host}: cancel the run there. Where "
-                "that host is gone, force its termination here."
+            return self._refuse(
+                run,
+                f"its process {pid_of(identity)} is on {host}, outside of any `up`: cancel it "
+                "there. Where that host is gone, force its termination here.",
             )
         self._instance.report_run_canceling(run)
         if has_ended(identity):
@@ -107,17 +108,20 @@ class ForkedRunLauncher(DefaultRunLauncher):
         os.kill(pid_of(identity), signal.SIGTERM)
         return True
 
+    def _refuse(self, run: DagsterRun, why: str) -> bool:
+        # Where the run is shown: what is raised here is told to nobody.
+        self._instance.report_engine_event(f"The run cannot be cancelled: {why}", run)
+        return False
+
     def _terminate_on(self, host: str, run: DagsterRun) -> bool:
         try:
             has_run = runs_on(host, run.run_id)
         except HostAway as error:
-            # Said where the run is shown: what is raised here is not.
-            self._instance.report_engine_event(
-                f"The run cannot be cancelled now: {host}, where it is, does not answer ({error}). "
-                "Where that lasts, it fails by itself within a minute; or force its termination.",
+            return self._refuse(
                 run,
+                f"{host}, where it is, does not answer ({error}). Where that lasts, it fails by "
+                "itself within a minute; or force its termination.",
             )
-            return False
         self._instance.report_run_canceling(run)
         if not has_run:
             self._instance.report_run_canceled(run, "The run's process had ended already.")
