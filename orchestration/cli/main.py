@@ -11,6 +11,7 @@ from orchestration.catalog.checkout import checkout_root
 from orchestration.cli import (
     check,
     clean,
+    compare,
     completion,
     generate,
     init,
@@ -22,7 +23,20 @@ from orchestration.cli import (
     up,
 )
 
-COMMANDS = (up, materialize, launch, listing, status, check, clean, init, new, generate, completion)
+COMMANDS = (
+    up,
+    materialize,
+    launch,
+    listing,
+    status,
+    check,
+    compare,
+    clean,
+    init,
+    new,
+    generate,
+    completion,
+)
 """The modules of the commands, in the order in which `--help` lists them.
 
 Each has a `command`. All are imported for every one: what takes time, such as Dagster, is imported

@@ -8,7 +8,7 @@ from orchestration.catalog.checks import Checks
 from orchestration.lifecycle.child import StageFailed
 from orchestration.lifecycle.outcomes import CheckResult, Rows
 from orchestration.lifecycle.results import Staging
-from orchestration.lifecycle.tables import Earlier
+from orchestration.lifecycle.tables import Earlier, versionless
 
 INGEST_CHECKS = {
     "not_empty": "Every table has rows.",
@@ -110,17 +110,12 @@ Pair = tuple[str, Mapping[str, Any] | None, Mapping[str, Any] | None]
 
 def _pairs(tables: Rows, version: str, earlier: Earlier) -> Iterator[Pair]:
     """Each readable table's name, what it is, and what it was."""
-    now = {_versionless(table["name"], version): table for table in tables}
-    before = {_versionless(table["name"], earlier.version): table for table in earlier.tables}
+    now = {versionless(table["name"], version): table for table in tables}
+    before = {versionless(table["name"], earlier.version): table for table in earlier.tables}
     for key in dict.fromkeys([*now, *before]):
         pair = now.get(key), before.get(key)
         if not any("problem" in table for table in pair if table):
             yield (pair[0] or before[key])["name"], *pair
-
-
-def _versionless(name: str, version: str) -> str:
-    # A build may have its version in the names of its files.
-    return name.replace(version, "{version}") if len(version) > 1 else name
 
 
 def _columns(name: str, pairs: Sequence[Pair], before: str, settings: Checks) -> CheckResult:

@@ -113,6 +113,11 @@ def earlier(result: Path, stage: str, what: str) -> Earlier | None:
     return Earlier(result, what, kept["version"], kept["tables"])
 
 
+def versionless(name: str, version: str) -> str:
+    """The name of a file or table without the version that a build may have put in it."""
+    return name.replace(version, "{version}") if len(version) > 1 else name
+
+
 def newest(results: Iterable[Path], stage: str) -> Earlier | None:
     """The one that was published last, of a product's builds that kept their tables."""
     kept = [result for result in results if _file(result, stage).is_file()]

@@ -10,6 +10,9 @@ PREVIEW_ROWS = 10
 PREVIEW_COLUMNS = 40
 CELL_CHARACTERS = 60
 MAX_TABLES = 200
+# The header is never guessed: a column of words would lose its name.
+CSV_OPTIONS = "header = true, hive_partitioning = false"
+FORMATS = (".parquet", ".csv", ".duckdb")
 
 
 def connect() -> Any:
@@ -68,17 +71,20 @@ def tables(connection: Any, path: Path, alias: str = "file") -> Iterator[list[tu
             connection.execute(f"DETACH {alias}")
 
 
+def as_text(source: str) -> str:
+    """The source with a CSV's values as the file has them, instead of what they seem to be."""
+    return source.replace(CSV_OPTIONS, f"{CSV_OPTIONS}, all_varchar = true")
+
+
 def _csv(connection: Any, path: Path) -> str:
     import duckdb
 
-    # The header is never guessed: a column of words would lose its name.
-    options = "header = true, hive_partitioning = false"
-    source = f"read_csv({_pattern(path)}, {options})"
+    source = f"read_csv({_pattern(path)}, {CSV_OPTIONS})"
     try:
         connection.execute(f"SELECT count(*) FROM {source}")
     except duckdb.InvalidInputException:
         # Each byte is a character of it.
-        source = f"read_csv({_pattern(path)}, {options}, encoding = 'latin-1')"
+        source = f"read_csv({_pattern(path)}, {CSV_OPTIONS}, encoding = 'latin-1')"
     return source
 
 
