@@ -26,6 +26,7 @@ from pydantic_core import PydanticCustomError
 from orchestration.catalog.checks import Checks
 from orchestration.catalog.fields import Text, checked_text, rendered
 from orchestration.catalog.ingest_groups import Ingest
+from orchestration.catalog.kubernetes import Kubernetes, Resources
 from orchestration.catalog.names import INGEST, OPERATIONS, build_job, slug_of
 from orchestration.catalog.notify import NotifyField
 from orchestration.catalog.retention import Retention
@@ -220,6 +221,11 @@ class ProductDefaults(BaseModel):
         description="What it does when a build is empty, or differs from the one before. What "
         "`defaults` says is added to a product's own.",
     )
+    resources: Resources = Field(
+        Resources(),
+        description="What its location, and each of its runs, gets of a cluster: `requests` and "
+        "`limits` of `cpu` and `memory`.",
+    )
 
 
 class Product(ProductDefaults):
@@ -264,6 +270,9 @@ class ProductsFile(BaseModel):
     retention: Retention | None = Field(
         default=None,
         description="What `up` keeps when it cleans up, once a night. Default: everything.",
+    )
+    kubernetes: Kubernetes | None = Field(
+        default=None, description="What `generate --kubernetes` writes for a cluster."
     )
 
     def complete(self) -> "ProductsFile":

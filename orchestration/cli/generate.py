@@ -7,13 +7,14 @@ import click
 
 from orchestration import counted
 from orchestration.catalog.checkout import checkout_root, products_file
-from orchestration.cli.options import deployed
+from orchestration.cli.options import CommaSeparated, deployed
 
 EPILOG = """\b
 Examples:
   python -m orchestration generate
   python -m orchestration generate --check
   python -m orchestration generate --schema > products.schema.json
+  python -m orchestration generate --kubernetes --owner team:housing
 """
 
 
@@ -24,11 +25,31 @@ Examples:
     "--deployment-schema", is_flag=True, help="Print the JSON Schema of deployment.yml, likewise."
 )
 @deployed
-def command(check: bool, schema: bool, deployment_schema: bool, deployment: Path | None) -> int:
-    """Write the code locations and workspace.yaml from products.yml and deployment.yml."""
+@click.option("--kubernetes", is_flag=True, help="Write the values for Dagster's Helm chart, too.")
+@click.option(
+    "--owner",
+    type=CommaSeparated(),
+    default="",
+    metavar="OWNER,…",
+    show_default=False,
+    help="With --kubernetes: a release of their own for the products of these owners.",
+)
+def command(
+    check: bool,
+    schema: bool,
+    deployment_schema: bool,
+    deployment: Path | None,
+    kubernetes: bool,
+    owner: list[str],
+) -> int:
+    """Write the code locations and workspace.yaml from products.yml and deployment.yml.
+
+    The values for a cluster, once written, are kept up to date with them.
+    """
     from orchestration.catalog.deployment import deployment_schema_text, read_deployment
     from orchestration.catalog.products import json_schema_text, read_products_file
     from orchestration.generator.generate import pending_changes, warnings, write
+    from orchestration.server.selection import Selection
 
     if schema:
         print(json_schema_text(), end="")
@@ -38,7 +59,14 @@ def command(check: bool, schema: bool, deployment_schema: bool, deployment: Path
         return 0
     root = checkout_root()
     file = read_products_file(products_file(root))
-    changes = pending_changes(file, deployment=read_deployment(root, deployment, file.products))
+    if owner and not kubernetes:
+        raise click.UsageError("--owner needs --kubernetes.")
+    changes = pending_changes(
+        file,
+        deployment=read_deployment(root, deployment, file.products),
+        kubernetes=kubernetes,
+        releases=Selection([], owner).owners(file.products),
+    )
     for warning in warnings(file, root):
         print(f"warning: {warning}", file=sys.stderr)
     if check:

@@ -17,6 +17,14 @@ from orchestration.catalog.checkout import (
 )
 from orchestration.catalog.deployment import EVERYTHING_HERE, Deployment, read_deployment
 from orchestration.catalog.products import ProductsFile, read_products_file
+from orchestration.generator.kubernetes import (
+    FOLDER,
+    VALUES,
+    kubernetes_files,
+    owners_of,
+    release_of,
+    text_of,
+)
 from orchestration.generator.render import HEADER, LOCATIONS, WORKSPACE, render
 
 TEMPORARY_SUFFIX = ".generating"
@@ -47,13 +55,29 @@ class Change:
 
 
 def pending_changes(
-    file: ProductsFile, project: Path = PROJECT_ROOT, deployment: Deployment = EVERYTHING_HERE
+    file: ProductsFile,
+    project: Path = PROJECT_ROOT,
+    deployment: Deployment = EVERYTHING_HERE,
+    *,
+    kubernetes: bool = False,
+    releases: Sequence[str] = (),
 ) -> list[Change]:
     """What the generator would write or remove.
+
+    With `kubernetes` that is also the values for a cluster, with a release of their own for the
+    owners in `releases`; what there is of these already is kept up to date without.
 
     Raises OrchestrationError when a file that it did not write is in the way.
     """
     wanted = render(file, deployment)
+    if kubernetes or (file.kubernetes and (project / VALUES).exists()):
+        owners = [
+            owner
+            for owner in owners_of(file)
+            if owner in releases or (project / release_of(owner)).exists()
+        ]
+        for path, values in kubernetes_files(file, owners).items():
+            wanted[path] = f"{HEADER}\n{text_of(values)}"
     changes = []
     for path, new in sorted(wanted.items()):
         old = _read(project / path)
@@ -64,7 +88,8 @@ def pending_changes(
             )
         if old != new:
             changes.append(Change(path, old, new))
-    for module in sorted((project / LOCATIONS).glob("*.py")):
+    written = [*(project / LOCATIONS).glob("*.py"), *(project / FOLDER).glob("*.yaml")]
+    for module in sorted(written):
         path = module.relative_to(project)
         if path not in wanted and (old := _read(module)) is not None and old.startswith(HEADER):
             changes.append(Change(path, old, None))
@@ -83,7 +108,7 @@ def write(changes: Sequence[Change], project: Path = PROJECT_ROOT) -> None:
 
     Each file changes in one step, and none does before all that is new is on the disk.
     """
-    for folder in (project, project / LOCATIONS):
+    for folder in (project, project / LOCATIONS, project / FOLDER):
         for leftover in folder.glob(f".*{TEMPORARY_SUFFIX}"):
             leftover.unlink(missing_ok=True)
     new: list[tuple[str, Path]] = []

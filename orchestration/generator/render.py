@@ -80,6 +80,7 @@ def _from_the_project(interpreter: str) -> str:
 
 
 def _fields(product: Product) -> dict[str, object]:
-    given = product.model_dump(mode="json", exclude_defaults=True)
+    # What only a cluster asks for is none of the location's business.
+    given = product.model_dump(mode="json", exclude_defaults=True, exclude={"resources"})
     first = ("id", "build_command")
     return {name: given.pop(name) for name in first} | given

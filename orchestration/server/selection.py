@@ -31,6 +31,15 @@ class Selection:
                 f"--only names no location: {', '.join(unknown)}. "
                 f"There are: {', '.join(everything)}."
             )
+        wanted = set(self.owners(products))
+        owned = {p.slug for p in products if set(p.owners) & wanted}
+        return [name for name in everything if name in names or name in owned]
+
+    def owners(self, products: Sequence[Product]) -> list[str]:
+        """The owners named, as the products have them.
+
+        Raises OrchestrationError for one who owns none of these.
+        """
         owners = {owner for product in products for owner in product.owners}
         # A team's name alone is what the UI shows.
         wanted = {f"team:{o}" if f"team:{o}" in owners else o for o in self._owners}
@@ -39,5 +48,4 @@ class Selection:
                 f"--owner names nobody who owns a product: {', '.join(unknown)}. "
                 f"There are: {', '.join(sorted(owners)) or 'none'}."
             )
-        owned = {p.slug for p in products if set(p.owners) & wanted}
-        return [name for name in everything if name in names or name in owned]
+        return sorted(wanted)
