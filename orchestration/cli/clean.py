@@ -87,13 +87,16 @@ def _lines(
     cleaning: "Cleaning", retention: "Retention", lifecycle: Path, *, is_done: bool
 ) -> Iterator[str]:
     rows = [_row(found, lifecycle) for found in cleaning.found]
+    rows += [(f"schema {schema.name} in {schema.place}", "", "") for schema in cleaning.schemas]
     if cleaning.runs:
         rows.append((f"{counted(len(cleaning.runs), 'run')} and their events", "", ""))
     yield from _table(rows)
+    yield from cleaning.problems
     versions = sum(found.is_whole for found in cleaning.found)
     parts = (
         counted(versions, "version"),
         counted(len(cleaning.found) - versions, "leftover"),
+        counted(len(cleaning.schemas), "Postgres schema"),
         counted(len(cleaning.runs), "run"),
     )
     size = _megabytes(sum(found.bytes for found in cleaning.found))

@@ -1,10 +1,13 @@
 """What can go of results, runs and partition keys, and its removal."""
 
+import os
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psycopg2
 from dagster import (
     AssetKey,
     AssetRecordsFilter,
@@ -39,7 +42,9 @@ from orchestration.lifecycle.cleaning import (
     set_aside,
     superfluous,
 )
+from orchestration.lifecycle.environment import product_environment
 from orchestration.lifecycle.results import deciding, locked, locked_if_free
+from orchestration.lifecycle.schemas import Schema, drop, dsn_of, reason, schemas_in
 
 FINISHED = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
 UNFINISHED = [status for status in DagsterRunStatus if status not in FINISHED]
@@ -53,6 +58,10 @@ class Cleaning:
     found: Sequence[Found] = ()
     runs: Sequence[str] = field(default=(), repr=False)
     """Ids."""
+    schemas: Sequence[Schema] = ()
+    """Of builds that are no more."""
+    problems: list[str] = field(default_factory=list)
+    """What could not be looked at, or not removed, a sentence each."""
 
 
 class Cleaner:
@@ -78,7 +87,8 @@ class Cleaner:
         """What there is to remove."""
         found = superfluous(self._lifecycle, self._retention, now=self._now, in_use=self._in_use())
         gone = {each.result for each in found if each.is_whole}
-        return Cleaning(found, self._old_runs(gone))
+        schemas, problems = self._schemas(gone)
+        return Cleaning(found, self._old_runs(gone), schemas, problems)
 
     def remove(self) -> Cleaning:
         """Removes it, and what a cleaning has left that was ended before it was done."""
@@ -89,10 +99,44 @@ class Cleaner:
                 for each in cleaning.found:
                     set_aside(each, self._lifecycle)
             remove_set_aside(self._lifecycle, self._forget)
+            for schema in cleaning.schemas:
+                try:
+                    self._drop(schema)
+                except psycopg2.Error as error:
+                    problem = f"The schema {schema.name} in {schema.place} stays: {reason(error)}"
+                    cleaning.problems.append(problem)
             delete_runs(self._instance, cleaning.runs)
             self._purge_ticks()
             compact(self._instance)
         return cleaning
+
+    def _schemas(self, gone: Collection[Result]) -> tuple[list[Schema], list[str]]:
+        """The schemas of builds that are no more, or are going, and where that is not known."""
+        base = dict(os.environ)
+        addresses = {dsn_of(base)}
+        for product in self._products:
+            with suppress(OrchestrationError):
+                addresses.add(dsn_of(base | product_environment(product, self._root)[0]))
+        found: list[Schema] = []
+        problems: list[str] = []
+        for dsn in sorted(filter(None, addresses)):
+            try:
+                known = schemas_in(dsn, self._lifecycle)
+            except psycopg2.Error as error:
+                place = dsn.rpartition("@")[2]
+                problems.append(f"The schemas in {place} cannot be looked at: {reason(error)}")
+                continue
+            for schema in known:
+                build = Result(BUILDS, schema.product, schema.partition)
+                if build in gone or not build.path(self._lifecycle).exists():
+                    found.append(schema)
+        return found, problems
+
+    def _drop(self, schema: Schema) -> None:
+        path = Result(BUILDS, schema.product, schema.partition).path(self._lifecycle)
+        with locked_if_free(path) as is_free:
+            if is_free and not path.exists():
+                drop(schema)
 
     def _forget(self, result: Result) -> None:
         unfinished = self._instance.get_runs(RunsFilter(statuses=UNFINISHED))

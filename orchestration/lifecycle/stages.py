@@ -47,6 +47,7 @@ from orchestration.lifecycle.results import (
     lifecycle_dir,
     staged,
 )
+from orchestration.lifecycle.schemas import marked
 from orchestration.lifecycle.step_runner import StepResult, failing, run_step
 from orchestration.lifecycle.tables import Earlier, earlier, keep_tables, newest, tables_in
 from orchestration.lifecycle.workspace import Workspace, private_lifecycle
@@ -185,19 +186,22 @@ def _load(build: Build, logger: logging.Logger) -> Loaded:
     with staged(result, "load") as staging:
         lock_file = staging.folder / LOCK_FILE
         shutil.copy2(plan / LOCK_FILE, lock_file)
-        with private_lifecycle(build.lifecycle, staging.folder / PRIVATE_LIFECYCLE) as lifecycle:
+        env = load_environment(
+            build.environment(),
+            lock=_read_lock(plan),
+            build_name=build.name,
+            output=staging.folder,
+        )
+        with (
+            private_lifecycle(build.lifecycle, staging.folder / PRIVATE_LIFECYCLE) as lifecycle,
+            marked(env, build.lifecycle, build.product.slug, build.partition, logger),
+        ):
             step = _step(
                 logger,
                 build,
                 "load",
                 {"lock": str(lock_file)},
-                load_environment(
-                    build.environment(),
-                    lock=_read_lock(plan),
-                    build_name=build.name,
-                    output=staging.folder,
-                )
-                | {"DCPY_LIFECYCLE_DATA_DIR": str(lifecycle)},
+                env | {"DCPY_LIFECYCLE_DATA_DIR": str(lifecycle)},
                 result,
                 staging,
             )

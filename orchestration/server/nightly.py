@@ -77,6 +77,8 @@ def clean_up(retention: Retention) -> None:
         sys.exit(f"Cleaning up has failed: {error}")
     (lifecycle / CLEANED).touch()
     os.utime(lifecycle / CLEANED, (now, now))
+    for problem in cleaning.problems:
+        print(f"Cleaning up: {problem}", flush=True)
     if cleaning.found or cleaning.runs:
         size = sum(found.bytes for found in cleaning.found)
         print(

@@ -1,10 +1,11 @@
 """What can go goes, whenever that is interrupted; what is wanted stays."""
 
 import itertools
+import logging
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +13,14 @@ import pytest
 from dagster import AssetKey, DagsterInstance, DagsterRun, DagsterRunStatus
 
 from orchestration import locations
+from orchestration.catalog.partition_keys import schema_name
 from orchestration.cli.main import main
 from orchestration.generator.generate import generate
 from orchestration.generator.render import LOCATIONS
 from orchestration.lifecycle.results import locked
+from orchestration.lifecycle.schemas import marked, schemas_in
 from tests.harness.forks import Fork
+from tests.harness.postgres import PASSWORD, Postgres, postgres_cluster
 from tests.harness.up_server import checkout_of, copy_project, write_products
 
 DAY = 86_400.0
@@ -239,3 +243,53 @@ def test_whenever_it_is_killed_nothing_is_half_removed_and_the_next_one_goes_on(
     assert place.keys("ingest_qpl_libraries") == {"2040", "2041"}
     assert not [entry.name for entry in template.iterdir() if "204" not in entry.name]
     assert not list((place.lifecycle / ".removed").rglob("20*"))
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[tuple[Postgres, str]]:
+    """A Postgres, and the name of a database in it."""
+    with postgres_cluster() as postgres:
+        postgres.create_database("builds")
+        yield postgres, "builds"
+
+
+def test_the_schema_of_a_build_goes_with_it_and_nobody_elses_does(
+    place: Place, database: tuple[Postgres, str]
+) -> None:
+    postgres, name = database
+    env = {"BUILD_ENGINE_SERVER": postgres.server, "BUILD_ENGINE_DB": name}
+    place = Place(place.project, {**place.env, **env})
+    dsn = f"{postgres.server}/{name}"
+    own = {key: schema_name("good", key) for key in ("1-a", "2-b", "main")}
+    build(place, "good", "1-a", "2-b", "main")
+
+    def load(schema: str, folder: Path, key: str) -> None:
+        # As dcpy does.
+        loading = {**env, "BUILD_ENGINE_SCHEMA": schema}
+        with marked(loading, folder, "good", key, logging.getLogger()):
+            postgres.query(name, f'drop schema if exists "{schema}"; create schema "{schema}"')
+
+    for key, schema in own.items():
+        load(schema, place.lifecycle, key)
+    postgres.query(name, f'create schema "{own["1-a"]}__tests"; create schema somebodys')
+    # Another lifecycle folder has a build of that name, too.
+    (place.project / "other").mkdir()
+    load("others", place.project / "other", "1-a")
+    # One that was there before, and that the load has not made, is not the build's.
+    with marked(
+        {**env, "BUILD_ENGINE_SCHEMA": "somebodys"}, place.lifecycle, "good", "9-x", logging.root
+    ):
+        pass
+    assert {schema.name for schema in schemas_in(dsn, place.lifecycle)} == set(own.values())
+
+    place.age(40, "builds/good/1-a")
+    told = place.clean("--keep", "1", "--older-than", "15d")
+    assert f"schema {own['1-a']} in 127.0.0.1:{postgres.port}/{name}" in told
+    assert PASSWORD not in told
+    assert "1 Postgres schema" in place.clean("--keep", "1", "--older-than", "15d", "--yes")
+    left = postgres.query(name, "select nspname from pg_namespace where nspname !~ '^pg_'")
+    assert {own["2-b"], own["main"], "somebodys", "others"} <= set(left)
+    assert not [schema for schema in left if schema.startswith(own["1-a"])]
+
+    postgres.stop()
+    assert "cannot be looked at" in place.clean("--keep", "1", "--older-than", "15d", "--yes")
