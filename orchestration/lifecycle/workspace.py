@@ -155,8 +155,8 @@ class Workspace:
         target.unlink(missing_ok=True)
         shutil.copy2(source, target, follow_symlinks=False)
         if stat.S_ISREG(mode):
-            # The checkout may be one that can only be read.
-            target.chmod(stat.S_IMODE(mode) | stat.S_IWUSR | stat.S_IRUSR)
+            # The checkout may be one that can only be read, by anybody.
+            target.chmod(mode & stat.S_IRWXU | stat.S_IWUSR | stat.S_IRUSR)
         self._copied[str(target.relative_to(self.product))] = [before, _print(target)]
 
     def _loaded_files(self) -> Iterator[Path]:
