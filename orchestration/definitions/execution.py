@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from dagster import (
+    AssetCheckEvaluation,
     AssetCheckResult,
     AssetCheckSeverity,
     AssetCheckSpec,
@@ -21,11 +22,10 @@ from orchestration.catalog.retries import Retries
 from orchestration.definitions.failure import StageFailure, StageRetry
 from orchestration.definitions.given_up import ending_when_given_up
 from orchestration.definitions.metadata import metadata_of, metadata_of_check, tail_of
-from orchestration.lifecycle.checks import CheckFailed
 from orchestration.lifecycle.child import StageFailed
 from orchestration.lifecycle.outcomes import Built, CheckResult, Ingested, Outcome
 
-Event = MaterializeResult[None] | AssetCheckResult | Output[None]
+Event = MaterializeResult[None] | AssetCheckResult | AssetCheckEvaluation | Output[None]
 
 BACKOFFS = {"constant": None, "linear": Backoff.LINEAR, "exponential": Backoff.EXPONENTIAL}
 
@@ -49,8 +49,8 @@ def execute(
         with ending_when_given_up(context.instance, context.run.run_id):
             outcome = work()
     except StageFailed as failed:
-        if isinstance(failed, CheckFailed):
-            yield from check_events(failed.results, context)
+        if failed.checks:
+            yield from check_events(failed.checks, context)
         metadata: dict[str, Any] = {}
         if failed.finished:
             metadata = {
@@ -80,24 +80,34 @@ def check_specs(key: AssetKey, checks: Mapping[str, str]) -> list[AssetCheckSpec
     ]
 
 
-def check_events(
-    results: Sequence[CheckResult], context: AssetExecutionContext
-) -> Iterator[AssetCheckResult | Output[None]]:
-    """The results of the asset's checks. Of a check without a result nothing is said."""
+def check_events(results: Sequence[CheckResult], context: AssetExecutionContext) -> Iterator[Event]:
+    """The results of the asset's checks, also of those that it was not known to have."""
     by_name = {result.name: result for result in results}
+    # A run that had to wait is of the checks that there were when it was launched.
+    planned = {output.name for output in context.get_step_execution_context().step.step_outputs}
     for output, spec in context.assets_def.node_check_specs_by_output_name.items():
-        if result := by_name.get(spec.name):
+        if output not in planned:
+            continue
+        if result := by_name.pop(spec.name, None):
             yield AssetCheckResult(
-                check_name=result.name,
-                asset_key=spec.asset_key,
-                passed=result.passed,
-                severity=AssetCheckSeverity.ERROR if result.is_error else AssetCheckSeverity.WARN,
-                description=result.said,
-                metadata=metadata_of_check(result, partition_of(context)),
+                check_name=result.name, asset_key=spec.asset_key, **_of_check(result, context)
             )
         else:
-            # Dagster expects an output for each check.
+            # Dagster expects an output for each check; of one without a result nothing is said.
             yield Output(None, output_name=output)
+    for name, result in by_name.items():
+        yield AssetCheckEvaluation(
+            asset_key=context.asset_key, check_name=name, **_of_check(result, context)
+        )
+
+
+def _of_check(result: CheckResult, context: AssetExecutionContext) -> dict[str, Any]:
+    return {
+        "passed": result.passed,
+        "severity": AssetCheckSeverity.ERROR if result.is_error else AssetCheckSeverity.WARN,
+        "description": result.said,
+        "metadata": metadata_of_check(result, partition_of(context)),
+    }
 
 
 def partition_of(context: AssetExecutionContext) -> str:

@@ -41,6 +41,8 @@ from orchestration.definitions.partitions import build_partitions
 from orchestration.definitions.schedules import build_schedules
 from orchestration.definitions.team import with_team_definitions
 from orchestration.lifecycle.checks import BUILD_CHECKS
+from orchestration.lifecycle.dbt import known_tests
+from orchestration.lifecycle.results import lifecycle_dir, product_builds
 from orchestration.lifecycle.stages import run_stage
 
 # What Dagster makes itself of what another location defines, but in a group called `default`.
@@ -150,6 +152,11 @@ def _ingest_location() -> Definitions:
     return ingest_definitions(**settings.model_dump())
 
 
+def _build_checks(product: Product) -> dict[str, str]:
+    tests = known_tests(product_builds(lifecycle_dir(), product.slug))
+    return BUILD_CHECKS | dict.fromkeys(tests, "A test of dbt's.")
+
+
 class BuildConfig(Config):
     """How the build commands are run."""
 
@@ -201,7 +208,7 @@ def build_stage_asset(
                 },
             )
         ],
-        check_specs=check_specs(key, BUILD_CHECKS) if stage == "build" else (),
+        check_specs=check_specs(key, _build_checks(product)) if stage == "build" else (),
         partitions_def=build_partitions(product.slug),
         pool=f"build_{product.slug}",
     )

@@ -31,20 +31,12 @@ BUILD_CHECKS = {
 MAX_SAID = 3
 
 
-class CheckFailed(StageFailed):
-    """A result is kept aside; `results` are those of all checks."""
-
-    def __init__(self, text: str, results: Sequence[CheckResult]) -> None:
-        super().__init__(text)
-        self.results = results
-
-
 def publishable(
     results: Sequence[CheckResult], subject: str, staging: Staging, logger: logging.Logger
 ) -> None:
     """Warns of the checks that failed.
 
-    Raises CheckFailed where a failure is an error; the result is kept aside then.
+    Raises StageFailed where a failure is an error; the result is kept aside then.
     """
     failed = [result for result in results if not result.passed]
     for result in failed:
@@ -52,12 +44,13 @@ def publishable(
     if errors := [result for result in failed if result.is_error]:
         staging.keep_aside()
         said = " ".join(f"The check {result.name} failed: {result.said}" for result in errors)
-        raise CheckFailed(
+        failure = StageFailed(
             f"{subject}: {said} The new result is kept aside in {staging.folder} until the next "
             "attempt, and what was published before stays. Where the new one is right, change "
-            "`checks` in products.yml and run this again.",
-            results,
+            "`checks` in products.yml and run this again."
         )
+        failure.checks = results
+        raise failure
 
 
 def check_tables(

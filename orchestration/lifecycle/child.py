@@ -19,6 +19,7 @@ from pathlib import Path
 
 from orchestration import OrchestrationError
 from orchestration.lifecycle import reaper
+from orchestration.lifecycle.outcomes import CheckResult
 from orchestration.lifecycle.redaction import Redactor
 
 GRACE_SECONDS = 10.0
@@ -69,7 +70,8 @@ class StageFailed(OrchestrationError):
     """A stage has not done its work; the text names its product or template, and says why.
 
     `finished` and `log` are of the process that failed, where it was one, and `workspace` is what
-    it left behind. What `is_transient` may go well when it is tried again.
+    it left behind; `checks` are the results of those that were made. What `is_transient` may go
+    well when it is tried again.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class StageFailed(OrchestrationError):
         super().__init__(text)
         self.finished, self.log, self.is_transient = finished, log, is_transient
         self.workspace: Path | None = None
+        self.checks: Sequence[CheckResult] = ()
 
 
 def first_sentence(error: str) -> str:

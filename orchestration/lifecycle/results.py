@@ -47,7 +47,12 @@ def ingest_result(lifecycle: Path, template_id: str, version: str) -> Path:
 
 def build_folder(lifecycle: Path, slug: str, partition: str) -> Path:
     """Where a product's build lies. `partition` is a checked key."""
-    return lifecycle / "builds" / slug / partition
+    return product_builds(lifecycle, slug) / partition
+
+
+def product_builds(lifecycle: Path, slug: str) -> Path:
+    """Where all builds of a product lie."""
+    return lifecycle / "builds" / slug
 
 
 def make_private(folder: Path) -> Path:

@@ -3,7 +3,7 @@
 import filecmp
 import logging
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from orchestration.catalog.templated_yaml import YAML_LOADER
 from orchestration.lifecycle import child
 from orchestration.lifecycle.checks import check_tables, publishable
 from orchestration.lifecycle.child import StageFailed
+from orchestration.lifecycle.dbt import RESULTS, keep_names, test_results
 from orchestration.lifecycle.environment import (
     base_environment,
     build_environment,
@@ -254,6 +255,7 @@ def _build(build: Build, logger: logging.Logger) -> Built:
             if finished.returncode != 0:
                 failure = finished.failure(f"{build.subject}: {what}", failed_log(result, "build"))
                 failure.workspace = workspace.product
+                failure.checks = _dbt_results(build, workspace.product.rglob(RESULTS.name), logger)
                 raise failure
             workspace.finish(command.name, redact.text(command.run), finished.seconds)
             tail = finished.tail
@@ -277,11 +279,21 @@ def _build(build: Build, logger: logging.Logger) -> Built:
             version = str(lock.get("version"))
             keep_tables(staging.folder, "build", version, tables)
             results = check_tables(tables, version, build.product.checks, baselines)
-            publishable(results, build.subject, staging, logger)
+        publishable(results, build.subject, staging, logger)
+        files = [staging.folder / output["file"] for output in outputs]
+        results = [*results, *_dbt_results(build, files, logger)]
     seconds = sum(done["seconds"] for done in workspace.done)
     return Built(
         workspace.done, commit, outputs, tables or (), results, Process(seconds, tail, result)
     )
+
+
+def _dbt_results(
+    build: Build, files: Iterable[Path], logger: logging.Logger
+) -> Sequence[CheckResult]:
+    results = test_results(files, logger)
+    keep_names(build.folder.parent, results)
+    return results
 
 
 def _baselines(build: Build, result: Path) -> dict[str, Earlier | None]:

@@ -16,6 +16,8 @@ from orchestration.catalog.names import INGEST, TEAM_FILE
 from orchestration.catalog.products import Product
 from orchestration.definitions.interpreter import Interpreter
 from orchestration.generator.render import LOCATIONS, WORKSPACE
+from orchestration.lifecycle.dbt import NAMES_FILE
+from orchestration.lifecycle.results import lifecycle_dir, product_builds
 
 Fingerprint = frozenset[tuple[str, int, int, int]]
 SETTLED_NS = 1_000_000_000
@@ -71,7 +73,7 @@ class Watch:
             own = self._listed(folder, ".yml", ".py")
             has_own = f"{folder}/{TEAM_FILE}" in own
             files += [file for file in own if has_own or file.endswith(".yml")]
-            files.append(recipe)
+            files += [recipe, str(product_builds(lifecycle_dir(), name) / NAMES_FILE)]
         if interpreter := self._interpreters.get(name):
             files += self._files_of(interpreter)
         return _fingerprint(files)

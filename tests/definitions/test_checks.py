@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from dagster import (
     AssetCheckEvaluation,
+    AssetCheckKey,
     AssetCheckSeverity,
     AssetKey,
     AssetsDefinition,
@@ -334,3 +335,64 @@ def test_the_first_rows_of_every_table_are_shown_and_its_columns(
         {"number": str(number)} for number in range(1, 11)
     ]
     assert shown["rows/a.csv"] == 20
+
+
+RUN_RESULTS = {
+    "results": [
+        {"unique_id": "test.own.not_null_lots_bbl.7f3", "status": "pass", "failures": 0},
+        {"unique_id": "test.own.unique_lots_bbl.8a1", "status": "fail", "failures": 3},
+        {"unique_id": "test.own.few lots", "status": "warn", "failures": 1, "message": "Got 1"},
+        {"unique_id": "test.own.left_out.1", "status": "skipped"},
+        {"unique_id": "model.own.lots", "status": "success"},
+    ]
+}
+
+
+def with_dbt(tests: Any) -> str:
+    return f"mkdir -p target; echo '{json.dumps(tests)}' > target/run_results.json"
+
+
+def declared(name: str) -> bool:
+    definitions = product_definitions(id="own", build_command="true")
+    checks = definitions.resolve_asset_graph().asset_check_keys
+    return AssetCheckKey(AssetKey(["own", "build"]), name) in checks
+
+
+def test_dbts_own_tests_are_checks_of_the_build_by_their_names(
+    build: Callable[..., ExecuteInProcessResult], instance: DagsterInstance
+) -> None:
+    for _ in range(2):
+        result = build("2026", with_dbt(RUN_RESULTS))
+        # They are dbt's to judge: a build that ends well is one.
+        assert result.success
+        assert failed(result) == {"unique_lots_bbl", "few_lots"}
+        found = checks_of(result)
+        assert "left_out" not in found
+        assert numbers(found["unique_lots_bbl"])["failures"] == 3
+        assert found["few_lots"].severity is AssetCheckSeverity.WARN
+        assert found["few_lots"].description == "Got 1"
+        # As soon as they are known, the Checks tab has them.
+        assert declared("not_null_lots_bbl")
+    key = AssetCheckKey(AssetKey(["own", "build"]), "unique_lots_bbl")
+    assert len(instance.event_log_storage.get_asset_check_execution_history(key, limit=9)) == 2
+
+
+def test_a_test_that_dbt_has_no_more_does_not_fail_a_build_that_knows_it(
+    build: Callable[..., ExecuteInProcessResult],
+) -> None:
+    build("2026", with_dbt(RUN_RESULTS))
+    fewer = {"results": RUN_RESULTS["results"][:1]}
+    result = build("2026", with_dbt(fewer))
+    assert result.success
+    assert not failed(result)
+    assert "unique_lots_bbl" not in checks_of(result)
+
+
+def test_a_build_that_fails_on_dbts_tests_shows_which(
+    build: Callable[..., ExecuteInProcessResult],
+) -> None:
+    result = build("2026", f"{with_dbt(RUN_RESULTS)}; exit 1")
+    assert not result.success
+    assert failed(result) == {"unique_lots_bbl", "few_lots"}
+    result = build("2026", "mkdir -p target; echo '[' > target/run_results.json")
+    assert result.success
