@@ -6,8 +6,11 @@ import unicodedata
 from dataclasses import dataclass
 
 from orchestration import OrchestrationError
+from orchestration.catalog.names import build_partition_set, ingest_partition_set
 
 MAX_KEY_LENGTH = 200
+# What cannot be in a folder's name, and, from the comma on, what Dagster's UI takes in no key.
+REFUSED = frozenset("/\\,[] ")
 # 63 bytes is Postgres's limit, and dcpy makes a second schema with `__tests` appended.
 MAX_SCHEMA_LENGTH = 63 - len("__tests")
 
@@ -36,9 +39,7 @@ def check_key(key: str) -> str:
     Raises PartitionKeyError otherwise.
     """
     if problem := _problem(key):
-        raise PartitionKeyError(
-            key, problem, " Delete this partition and add one with another key."
-        )
+        raise PartitionKeyError(key, problem, " Use another key.")
     return key
 
 
@@ -51,8 +52,10 @@ def _problem(key: str) -> str | None:
         category = unicodedata.category(character)
         if category[0] == "C" or category in ("Zl", "Zp"):
             return f"it holds the control character {character!r}"
-        if character in ",/\\":
+        if character in REFUSED:
             return f"it holds {character!r}"
+    if "..." in key:
+        return "it holds '...'"
     if key[0] == ".":
         return "it begins with a dot"
     if key != key.strip():
@@ -79,6 +82,17 @@ def read_build_key(key: str) -> BuildKey:
             "2026.1-1_first",
         )
     return BuildKey(version=version, note=note)
+
+
+def check_key_of(partition_set: str, key: str) -> None:
+    """Raises PartitionKeyError where the key cannot be one of the set, be it of builds or versions.
+
+    What a team's own sets hold is for the team to decide.
+    """
+    if partition_set.startswith(build_partition_set("")):
+        read_build_key(key)
+    elif partition_set.startswith(ingest_partition_set("")):
+        check_key(key)
 
 
 def schema_name(slug: str, key: str) -> str:

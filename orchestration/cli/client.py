@@ -28,7 +28,7 @@ RUNS_QUERY = """
 query Runs($stages: [AssetKeyInput!]!, $products: [AssetKeyInput!]!) {
   assetsLatestInfo(assetKeys: $stages) {
     assetKey { path }
-    latestRun { status }
+    latestRun { status stepStats { stepKey status } }
     latestMaterialization { partition timestamp }
   }
   assetNodes(assetKeys: $products) {
@@ -114,7 +114,7 @@ def read_status(url: str) -> list[LocationStatus]:
             assets=len(assets[name]),
             error=_first_line(entry),
             last_runs={
-                stage: (latest.get((name, stage), {}).get("latestRun") or {}).get("status", "")
+                stage: _of_stage(latest.get((name, stage), {}).get("latestRun"), f"{name}__{stage}")
                 for stage in STAGES
             },
             owners=[_owner(each) for each in nodes.get(name, {}).get("owners", ())],
@@ -125,6 +125,17 @@ def read_status(url: str) -> list[LocationStatus]:
         )
         for entry in workspace["locationEntries"]
     ]
+
+
+def _of_stage(run: Mapping[str, Any] | None, step: str) -> str:
+    """What became of the stage in its last run."""
+    if not run:
+        return ""
+    if run["status"] not in ("FAILURE", "CANCELED"):
+        return str(run["status"])
+    steps = {each["stepKey"]: each["status"] for each in run["stepStats"]}
+    # One whose turn never came has not failed: what failed is the one before.
+    return "SKIPPED" if step not in steps else steps[step] or run["status"]
 
 
 def _owner(owner: Mapping[str, str]) -> str:

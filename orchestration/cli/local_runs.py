@@ -77,6 +77,7 @@ def _executed(run: Run, tell: Tell) -> State:
     selection = run.selection
     definitions = _load(selection.location)
     keys = [AssetKey([selection.location, name]) for name in selection.assets]
+    ops = op_config(definitions, keys, run.config)
     set_name = selection.partition_set
     with ExitStack() as stack:
         instance = stack.enter_context(
@@ -98,7 +99,7 @@ def _executed(run: Run, tell: Tell) -> State:
             raise_on_error=False,
             run_config={
                 "loggers": {"console": {}},
-                "ops": op_config(definitions, keys, run.config),
+                "ops": ops,
             },
             # As runs are tagged that `up` launches: it is how the UI finds their location, and how
             # `up` finds out that this process was killed.

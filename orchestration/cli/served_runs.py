@@ -30,6 +30,13 @@ mutation Add($location: RepositorySelector!, $set: String!, $key: String!) {
   }
 }
 """
+DELETE_PARTITION = """
+mutation Delete($location: RepositorySelector!, $set: String!, $key: String!) {
+  deleteDynamicPartitions(
+    repositorySelector: $location, partitionsDefName: $set, partitionKeys: [$key]
+  ) { __typename }
+}
+"""
 LAUNCH = """
 mutation Launch($parameters: ExecutionParams!) {
   launchPipelineExecution(executionParams: $parameters) {
@@ -99,6 +106,8 @@ class ServedRuns:
             raise OrchestrationError(f"{self.url} adds no partition: {added['message']}")
         answer = query(self.url, LAUNCH, {"parameters": parameters})["launchPipelineExecution"]
         if "run" not in answer:
+            if added["__typename"] == "AddDynamicPartitionSuccess":
+                query(self.url, DELETE_PARTITION, variables)
             errors = [error["message"] for error in answer.get("errors", [])]
             why = answer.get("message") or "; ".join(errors) or answer["__typename"]
             raise OrchestrationError(f"{self.url} does not launch {run.selection.name}: {why}")

@@ -425,6 +425,19 @@ def replace_watching(watch: Callable[[Workspace], None]) -> None:
     controller.RELOAD_WORKSPACE_INTERVAL = NEVER
 
 
+def refuse_keys(check: Callable[[str, str], None]) -> None:
+    """Has this process add no partition key of a set, its name and the key, for which it raises."""
+    add = DagsterInstance.add_dynamic_partitions
+
+    @wraps(add)
+    def add_checked(self: DagsterInstance, partitions_def_name: str, partition_keys: Any) -> None:
+        for key in partition_keys:
+            check(partitions_def_name, key)
+        add(self, partitions_def_name, partition_keys)
+
+    setattr(DagsterInstance, add.__name__, add_checked)
+
+
 def _watch_target() -> tuple[Any, Any]:
     from dagster._core.workspace.context import WorkspaceProcessContext
     from dagster._daemon import controller

@@ -1,6 +1,7 @@
 """Asks a running webserver."""
 
 import json
+import urllib.error
 import urllib.request
 from typing import Any
 
@@ -18,7 +19,7 @@ def query(url: str, text: str, variables: dict[str, Any] | None = None) -> dict[
     body = json.dumps({"query": text, "variables": variables or {}}).encode()
     request = urllib.request.Request(f"{url}/graphql", body, {"Content-Type": "application/json"})
     try:
-        with OPENER.open(request, timeout=60) as response:
+        with _response(request) as response:
             answer = json.load(response)
     except (OSError, ValueError) as error:
         raise OrchestrationError(
@@ -29,3 +30,13 @@ def query(url: str, text: str, variables: dict[str, Any] | None = None) -> dict[
         raise OrchestrationError(f"The server at {url} refused: {answer['errors'][0]['message']}")
     data: dict[str, Any] = answer["data"]
     return data
+
+
+def _response(request: urllib.request.Request) -> Any:
+    try:
+        return OPENER.open(request, timeout=60)
+    except urllib.error.HTTPError as error:
+        # Dagster answers so with an error that it has met, too, and says which.
+        if error.headers.get_content_type() != "application/json":
+            raise
+        return error

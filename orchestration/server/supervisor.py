@@ -20,6 +20,7 @@ from dagster import Definitions
 from orchestration import OrchestrationError, counted, explained
 from orchestration.catalog.checkout import PROJECT_ROOT, checkout_root
 from orchestration.catalog.names import URL_VARIABLE
+from orchestration.catalog.partition_keys import check_key_of
 from orchestration.definitions.product import product_definitions
 from orchestration.instance.home import prepare_dagster_home
 from orchestration.server import console, control
@@ -125,7 +126,7 @@ class Supervisor:
     def _warm(self) -> "tuple[CodeLocations, Callable[[], None]]":
         # Not before it is known that Dagster has what these need.
         from orchestration.server.code_locations import CodeLocations
-        from orchestration.server.dagster_internals import replace_watching
+        from orchestration.server.dagster_internals import refuse_keys, replace_watching
         from orchestration.server.subscriber import subscribe
 
         locations = CodeLocations(
@@ -137,7 +138,12 @@ class Supervisor:
             env=self.env,
             on_change=self._publish,
         )
-        return locations, partial(replace_watching, partial(subscribe, locations.subscribers))
+
+        def prepare() -> None:
+            replace_watching(partial(subscribe, locations.subscribers))
+            refuse_keys(check_key_of)
+
+        return locations, prepare
 
     def _stock(self) -> tuple[StockLocations, Callable[[], None]]:
         def reload(names: Collection[str]) -> None:

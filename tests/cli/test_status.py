@@ -68,6 +68,32 @@ def test_for_a_program_it_says_when_and_why_a_run_failed(server: Server) -> None
     assert capital_projects["last_failed"] is capital_projects["last_good"] is None
 
 
+def test_where_the_plan_fails_the_stages_after_it_have_not(server: Server) -> None:
+    # There is no dcpy here to plan with.
+    job = server.launch("capital_projects", *STAGES, partition="main", job="build_capital_projects")
+    server.wait_for_run(job, "FAILURE")
+    [line] = [each for each in server.status().stdout.splitlines() if " loaded " in each][1:]
+    assert line.split() == ["capital_projects", "loaded", "4", "failure", *["skipped"] * 3]
+
+
+def test_the_ui_takes_the_partition_keys_that_the_command_line_takes(server: Server) -> None:
+    for key in ("a/b", "a b", "2026.1-"):
+        server.add_partition("park_access", "build_park_access", key)
+        result = server.command("launch", "park_access/package", key, *server.where)
+        assert f"The partition key {key!r} cannot be used" in result.stderr
+    server.add_partition("park_access", "build_park_access", "2026.1-good")
+    found = server.partitions("park_access")
+    assert "2026.1-good" in found
+    assert not found & {"a/b", "a b", "2026.1-"}
+
+
+def test_a_run_that_the_server_does_not_launch_leaves_no_key(server: Server) -> None:
+    config = ("--config", "resume: maybe")
+    result = server.command("launch", "park_access/build", "2026.1-no", *config, *server.where)
+    assert result.returncode == 1
+    assert "2026.1-no" not in server.partitions("park_access")
+
+
 def test_below_its_path_and_nowhere_else_there_is_the_server(server: Server) -> None:
     assert f"Dagster is at {server.url} with" in server.output
     assert server.url.endswith("/data-products")
