@@ -33,8 +33,10 @@ from orchestration.server.run_protocol import (
 
 LOOK_SECONDS = 1.0
 ANSWER_SECONDS = 3.0
-# For what a host may have to load first.
-LOAD_SECONDS = 60.0
+# For all that it has to tell of itself.
+LOAD_SECONDS = 15.0
+# What was asked over a connection may still be answered, where the host is only busy.
+CLOSING_SECONDS = 30.0
 # A host that starts again is away for so long, and a page that is lost for a moment helps nobody.
 PATIENCE_SECONDS = 4.0
 STILL_LOADING = "It is still loading."
@@ -72,7 +74,8 @@ class RemoteLocation:
         self._are_known = asyncio.Event()
         self._problem: str | None = None
         self._failing_since: float | None = None
-        self._is_due = asyncio.Event()
+        self._is_lost = asyncio.Event()
+        self._closing: set[asyncio.Task[None]] = set()
         self._channel = self._new_channel()
         self._server = server_for(self, socket)
         self._following: asyncio.Task[None] | None = None
@@ -158,16 +161,21 @@ class RemoteLocation:
             server_id = server_id_in(reply)
             if not server_id:
                 self._lose(STILL_LOADING)
-            elif server_id != self._remote_id or self._failing_since is not None:
+            elif server_id != self._remote_id:
                 await self._fetch(server_id)
+            self._failing_since = None
         except (grpc.aio.AioRpcError, Unreachable) as error:
-            await self._miss(_reason(error))
+            self._miss(_reason(error))
+        except Exception as error:
+            # Whatever another release of Dagster, or another program, answers.
+            what = f"{type(error).__name__}: {error}"
+            self._lose(f"{self.address} gives answers that cannot be understood here: {what}")
 
     async def _fetch(self, server_id: str) -> None:
         """Asks for all that is answered from memory from now on."""
         listed = await self._ask(full_name(LIST_REPOSITORIES), b"", LOAD_SECONDS)
         if problem := other_release(listed):
-            self._remote_id, self._failing_since = server_id, None
+            self._remote_id = server_id
             self._show(f"{self.address} {problem}", broken_answers(f"{self.address} {problem}"))
             return
         image = await self._ask(full_name(GET_CURRENT_IMAGE), b"", LOAD_SECONDS)
@@ -180,32 +188,39 @@ class RemoteLocation:
             )
         if self._problem and self._problem != STILL_LOADING:
             print(f"{self.name} is back on {self.address}.", flush=True)
-        self._remote_id, self._failing_since = server_id, None
+        self._remote_id = server_id
         self._show(None, answers)
 
-    async def _miss(self, reason: str) -> None:
+    def _miss(self, reason: str) -> None:
         now = time.monotonic()
         if self._failing_since is None:
             self._failing_since = now
         # Whatever it was that this connection has lost, a new one may find it.
-        channel, self._channel = self._channel, self._new_channel()
-        with suppress(grpc.aio.AioRpcError):
-            await channel.close()
+        closing = asyncio.ensure_future(self._close(self._channel))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+        self._channel = self._new_channel()
         if not self._are_known.is_set() or now - self._failing_since > PATIENCE_SECONDS:
             self._lose(
                 f"{self.address}, where it is served, {reason}. It is asked again every second."
             )
 
+    async def _close(self, channel: grpc.aio.Channel) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._is_lost.wait(), CLOSING_SECONDS)
+        await channel.close()
+
     def _lose(self, problem: str) -> None:
         self._remote_id = ""
-        if self._failing_since is None:
-            self._failing_since = time.monotonic()
+        self._is_lost.set()
         if problem != self._problem:
             print(f"{self.name}: {problem}", flush=True)
             self._show(problem, broken_answers(problem))
 
     def _show(self, problem: str | None, answers: dict[str, bytes]) -> None:
         self._problem, self._answers = problem, answers
+        if not problem:
+            self._is_lost.clear()
         # One of its own: another host can be back with what it had before.
         self.id = uuid4().hex
         self._are_known.set()
