@@ -126,7 +126,7 @@ class Soak:
         if wait_until(lambda: self.holds(condition), seconds):
             self.say(f"{what} after {time.monotonic() - begun:.1f} s")
         else:
-            self.problems.append(f"not within {seconds:.0f} s: {what}")
+            self.problems.append(f"not within {seconds:.0f} s: {what} ({self.unfinished()})")
             self.say(self.problems[-1])
 
     def holds(self, condition: Callable[[], object]) -> bool:
@@ -203,10 +203,10 @@ class Soak:
         self.hosts[1].cut_off()
         end = time.monotonic() + seconds
         self.expect("its locations show why", lambda: self.main.locations()["quick"], BACK_SECONDS)
-        near = self.launch("near")
-        assert near
-        self.expect("others run", lambda: self.main.run_status(near) == "SUCCESS", 30)
         if seconds > SHORT:
+            near = self.launch("near")
+            assert near
+            self.expect("others run", lambda: self.main.run_status(near) == "SUCCESS", 30)
             failed = lambda: self.main.run_status(run) == "FAILURE"  # noqa: E731
             self.expect("its run has failed", failed, GIVEN_UP_SECONDS)
         time.sleep(max(0.0, end - time.monotonic()))
@@ -223,6 +223,7 @@ class Soak:
             os.kill(pid, signal.SIGKILL)
         time.sleep(12)
         self.start(2, stack)
+        self.ups[2].wait_for_output("serves")
         self.expect("it is back", self.are_back, BACK_SECONDS)
 
     def add_product(self) -> None:

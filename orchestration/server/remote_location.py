@@ -32,7 +32,7 @@ from orchestration.server.run_protocol import (
 )
 
 LOOK_SECONDS = 1.0
-ANSWER_SECONDS = 3.0
+ANSWER_SECONDS = 2.0
 # For all that it has to tell of itself.
 LOAD_SECONDS = 15.0
 # What was asked over a connection may still be answered, where the host is only busy.
@@ -73,7 +73,7 @@ class RemoteLocation:
         self._answers: dict[str, bytes] = {}
         self._are_known = asyncio.Event()
         self._problem: str | None = None
-        self._failing_since: float | None = None
+        self._answered = time.monotonic()
         self._is_lost = asyncio.Event()
         self._closing: set[asyncio.Task[None]] = set()
         self._channel = self._new_channel()
@@ -163,7 +163,7 @@ class RemoteLocation:
                 self._lose(STILL_LOADING)
             elif server_id != self._remote_id:
                 await self._fetch(server_id)
-            self._failing_since = None
+            self._answered = time.monotonic()
         except (grpc.aio.AioRpcError, Unreachable) as error:
             self._miss(_reason(error))
         except Exception as error:
@@ -192,15 +192,13 @@ class RemoteLocation:
         self._show(None, answers)
 
     def _miss(self, reason: str) -> None:
-        now = time.monotonic()
-        if self._failing_since is None:
-            self._failing_since = now
         # Whatever it was that this connection has lost, a new one may find it.
         closing = asyncio.ensure_future(self._close(self._channel))
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
         self._channel = self._new_channel()
-        if not self._are_known.is_set() or now - self._failing_since > PATIENCE_SECONDS:
+        is_away = time.monotonic() - self._answered > PATIENCE_SECONDS
+        if is_away or not self._are_known.is_set():
             self._lose(
                 f"{self.address}, where it is served, {reason}. It is asked again every second."
             )

@@ -6,10 +6,11 @@ that server, and cannot be asked whether it is alive.
 
 import os
 import signal
+import threading
 import time
 from typing import Any
 
-from dagster import DagsterRun, DefaultRunLauncher
+from dagster import DagsterRun, DagsterRunStatus, DefaultRunLauncher
 
 from orchestration.instance.workers import (
     LAUNCHER_TAG,
@@ -74,9 +75,22 @@ class ForkedRunLauncher(DefaultRunLauncher):
             # This process may end while that host goes on.
             self._instance.add_run_tags(run.run_id, {LAUNCHER_TAG: ""})
             start_elsewhere(self._instance, run, socket=answer["socket"], host=host)
+            threading.Thread(target=self._see_start, args=(run.run_id, host), daemon=True).start()
             return
         tags = {WORKER_TAG: process_identity(answer["pid"])}
         self._instance.add_run_tags(run.run_id, tags)
+
+    def _see_start(self, run_id: str, host: str) -> None:
+        """Has the run fail whose host has died before it began: monitoring would wait longer."""
+        while True:
+            time.sleep(SILENT_SECONDS)
+            run = self._instance.get_run_by_id(run_id)
+            if run is None or run.status is not DagsterRunStatus.STARTING:
+                return
+            health = self._health_on(host, run)
+            if health.status is WorkerStatus.FAILED:
+                self._instance.report_run_failed(run, health.msg)
+                return
 
     def terminate(self, run_id: str) -> bool:
         """Asks the run's process to end; False where there is none any more.
