@@ -18,6 +18,7 @@ from dagster_postgres import DagsterPostgresStorage
 from dagster_postgres.event_log import PostgresEventLogStorage
 from dagster_postgres.run_storage import PostgresRunStorage
 from dagster_postgres.schedule_storage import PostgresScheduleStorage
+from dagster_postgres.utils import DagsterPostgresException
 from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, TimeoutError
@@ -55,6 +56,7 @@ LAST_TABLE = "jobs"
 # Of no meaning but that nobody else has it.
 CREATION_LOCK = 7_237_218_946_361
 
+_opening_seconds = OPENING_SECONDS
 T = TypeVar("T")
 
 
@@ -92,8 +94,11 @@ def place_of(url: URL) -> str:
 def wait_for_database(seconds: float = float("inf")) -> None:
     """Returns once the database of `DAGSTER_POSTGRES_URL` can be used.
 
-    Raises DatabaseAway after that time, OrchestrationError where the variable holds no address.
+    From then on this process waits for it whenever it opens it. Raises DatabaseAway after that
+    time, OrchestrationError where the variable holds no address.
     """
+    global _opening_seconds
+    _opening_seconds = PATIENCE_SECONDS
     url = database_url(os.environ[POSTGRES_VARIABLE])
     Outage(url, seconds).connection(create_engine(url, poolclass=NullPool)).close()
 
@@ -141,6 +146,19 @@ def _reason(error: DBAPIError | TimeoutError) -> str:
     return (lines[0] if lines else type(error.orig).__name__).removesuffix(".")
 
 
+def _until_not_interrupted(work: Callable[[], T]) -> T:
+    end = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return work()
+        except (DBAPIError, DagsterPostgresException) as error:
+            # Dagster's own is that it has tried to connect, and given up.
+            was_cut = not isinstance(error, DBAPIError) or error.connection_invalidated
+            if not was_cut or time.monotonic() > end:
+                raise
+            time.sleep(STEP_SECONDS / 10)
+
+
 def _patiently(storage: type[T]) -> type[T]:
     """Has a storage do again what was interrupted by the end of its connection.
 
@@ -150,14 +168,7 @@ def _patiently(storage: type[T]) -> type[T]:
     def wrapped(method: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(method)
         def work(*args: Any, **kwargs: Any) -> Any:
-            end = time.monotonic() + PATIENCE_SECONDS
-            while True:
-                try:
-                    return method(*args, **kwargs)
-                except DBAPIError as error:
-                    if not error.connection_invalidated or time.monotonic() > end:
-                        raise
-                    time.sleep(STEP_SECONDS / 10)
+            return _until_not_interrupted(lambda: method(*args, **kwargs))
 
         return work
 
@@ -211,7 +222,13 @@ class PostgresStorage(DagsterPostgresStorage):
         url = database_url(postgres_url)
         self.postgres_url = url.render_as_string(hide_password=False)
         self._inst_data = inst_data
-        outage = Outage(url, OPENING_SECONDS)
+        outage = Outage(url, _opening_seconds)
+        _until_not_interrupted(lambda: self._open(url, outage))
+        outage.patience = PATIENCE_SECONDS
+        # Not by way of Dagster's own, which makes its own three.
+        super(DagsterPostgresStorage, self).__init__()  # type: ignore[no-untyped-call]
+
+    def _open(self, url: URL, outage: Outage) -> None:
         # Before Dagster tries, which says a page about each time.
         with outage.connection(create_engine(url, poolclass=NullPool)) as connection:
             if not inspect(connection).has_table(LAST_TABLE):
@@ -220,9 +237,6 @@ class PostgresStorage(DagsterPostgresStorage):
             self._run_storage = _Runs(outage, self.postgres_url)
             self._event_log_storage = _EventLog(outage, self.postgres_url)
             self._schedule_storage = _Schedules(outage, self.postgres_url)
-        outage.patience = PATIENCE_SECONDS
-        # Not by way of Dagster's own, which makes its own three.
-        super(DagsterPostgresStorage, self).__init__()  # type: ignore[no-untyped-call]
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:
