@@ -92,6 +92,8 @@ def _main_release(
             "postgresqlHost": database.host,
             "postgresqlDatabase": database.database,
             "postgresqlUsername": database.username,
+            # SQLAlchemy 2.1 takes another driver where none is named.
+            "postgresqlScheme": "postgresql+psycopg2",
             "service": {"port": database.port},
         },
         "dagster-user-deployments": {
