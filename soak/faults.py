@@ -21,7 +21,6 @@ from pathlib import Path
 
 import yaml
 
-from orchestration.instance.workers import WORKER_TAG, pid_of
 from soak.patience import patiently
 from soak.usage import HEADING, Usage, children_of
 from tests.harness.forks import command_of, descendants
@@ -63,7 +62,6 @@ query Runs($ids: [String!]!) {
   runsOrError(filter: {runIds: $ids}) { ... on Runs { results {
     runId
     status
-    tags { key value }
   } } }
 }
 """
@@ -158,12 +156,11 @@ class Soak:
             return
         ids = [run.id for run in self.active]
         found = patiently(lambda: self.server.query(RUNS_QUERY, ids=ids))["runsOrError"]["results"]
-        states = {run["runId"]: run for run in found}
+        states = {run["runId"]: run["status"] for run in found}
         for run in list(self.active):
-            run.status = states[run.id]["status"]
-            tags = {tag["key"]: tag["value"] for tag in states[run.id]["tags"]}
-            if worker := tags.get(WORKER_TAG):
-                run.pid = pid_of(worker)
+            run.status = states[run.id]
+            if run.befall and run.status == "STARTED" and not run.pid:
+                run.pid = self.server.run_pid(run.id)
             if run.status in ("SUCCESS", "FAILURE", "CANCELED"):
                 self.active.remove(run)
                 if run.status != run.expected:
