@@ -79,7 +79,8 @@ class Scene:
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     project = copy_project(tmp_path_factory.mktemp("isolation"))
-    write_products(project, dict.fromkeys((*HEALTHY, *BAD_FROM_THE_START), "true"))
+    write_products(project, dict.fromkeys((*HEALTHY, *BAD_FROM_THE_START), "sleep 2"))
+    pretend_done(project, "alone", "load")
     products = checkout_of(project) / "products" / "products.yml"
     listed = yaml.safe_load(products.read_text())
     [greedy] = [product for product in listed["products"] if product["id"] == "greedy"]
@@ -242,12 +243,15 @@ def test_the_broker_that_is_killed_is_back_at_once_and_nothing_is_loaded_again(
 ) -> None:
     server, loads = scene.server, scene.server.loads()
     awake = server.wake("alone")
+    run = server.launch("alone", "build", partition="main")
+    server.wait_for_run(run, "STARTED")
     broker = server.broker()
     os.kill(broker, signal.SIGKILL)
     assert wait_until(lambda: is_answered_by_another(server, broker), seconds=2)
     assert server.wake("alone") == awake
     assert server.loads() == loads
     server.wait_for(lambda: server.locations()["alone"] is None)
+    server.wait_for_run(run, "SUCCESS")
 
 
 def is_answered_by_another(server: Server, broker: int) -> bool:

@@ -40,7 +40,8 @@ def report(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
 
 @dg.asset(key=["own", "endless"])
 def endless() -> None:
-    import time
+    import subprocess, time
+    subprocess.Popen(["sleep", "985"], start_new_session=True)
     print(f"told {os.environ['OWNS_TOKEN']}", flush=True)
     time.sleep(3600)
 
@@ -164,8 +165,11 @@ def test_a_run_can_be_cancelled_and_one_that_is_killed_fails_at_once(server: Ser
     server.wait_for_run(killed, "STARTED")
     server.wait_for_output("told ***")
     os.kill(server.run_pid(killed), 9)
-    server.wait_for_run(killed, "FAILURE", seconds=10)
+    server.wait_for_run(killed, "FAILURE")
     assert "The run's process was ended by SIGKILL" in server.events(killed)
+    # What it had started is ended with it.
+    left = b"sleep\x00985"
+    assert wait_until(lambda: not any(left in command_of(pid) for pid in server.processes()))
     assert SECRET not in server.output
 
 
