@@ -31,14 +31,14 @@ def main() -> int:
     # Each copy finds the sample's dcpy where `make dcpy` has put it.
     os.environ["DATA_ENGINEERING_ROOT"] = str(SAMPLE_ROOT)
     os.environ["DCPY_PYTHON"] = str(dcpy_python(None)[0])
-    wrong: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-        if options.runs:
-            wrong += bring_about(Path(folder, "faults"), count=options.runs, seed=options.seed)
-        if options.hours:
-            wrong += spend_a_day(Path(folder, "day"), hours=options.hours, seed=options.seed)
-    print("\n".join(["wrong:", *wrong]) if wrong else "All is as it should be.")
-    return 1 if wrong else 0
+    are_wrong = False
+    for bring, number in ((bring_about, options.runs), (spend_a_day, options.hours)):
+        if number:
+            with tempfile.TemporaryDirectory(prefix="soak-") as folder:
+                wrong = bring(Path(folder), number, options.seed)
+            print("\n".join(["wrong:", *wrong]) if wrong else "All is as it should be.", flush=True)
+            are_wrong = are_wrong or bool(wrong)
+    return 1 if are_wrong else 0
 
 
 if __name__ == "__main__":

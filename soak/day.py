@@ -217,7 +217,7 @@ def ticks(home: Path) -> Counter[tuple[str, str]]:
     return found
 
 
-def spend_a_day(folder: Path, *, hours: int, seed: int) -> list[str]:
+def spend_a_day(folder: Path, hours: int, seed: int) -> list[str]:
     """Lets so many hours pass, in the folder; gives what is not as it should be."""
     project, slugs = prepare(folder)
     print(f"\n{len(slugs) + 1} locations, {hours} hours\n{HEADING}", flush=True)

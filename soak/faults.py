@@ -412,7 +412,7 @@ def damaged_databases(home: Path) -> list[str]:
     return wrong
 
 
-def bring_about(folder: Path, *, count: int, seed: int) -> list[str]:
+def bring_about(folder: Path, count: int, seed: int) -> list[str]:
     """Has so many runs, and what befalls them, in the folder; gives what is wrong afterwards."""
     project = prepare(folder)
     with started(project) as server, Reader(project / ".lifecycle") as reader:
