@@ -206,15 +206,10 @@ def prepare(folder: Path) -> tuple[Path, list[str]]:
     return project, [product.slug for product in products]
 
 
-def ticks(home: Path) -> Counter[tuple[str, str]]:
-    """How many ticks there were, by what they are of and how they ended."""
-    found: Counter[tuple[str, str]] = Counter()
+def ticks(home: Path) -> list[tuple[str, str, str]]:
+    """Of each tick what it is of, how it ended, and all else that is kept of it."""
     with closing(sqlite3.connect(home / "schedules" / "schedules.db")) as database:
-        for kind, status, number in database.execute(
-            "SELECT type, status, count(*) FROM job_ticks GROUP BY type, status"
-        ):
-            found[kind, status] = number
-    return found
+        return database.execute("SELECT type, status, tick_body FROM job_ticks").fetchall()
 
 
 def spend_a_day(folder: Path, hours: int, seed: int) -> list[str]:
@@ -228,9 +223,7 @@ def spend_a_day(folder: Path, hours: int, seed: int) -> list[str]:
         day.run(hours)
         server.stop()
         tracebacks = server.output.count("Traceback")
-    counted = ticks(project / ".dagster")
-    print(f"ticks: {dict(counted)}; tracebacks in the output: {tracebacks}", flush=True)
-    failed = [
-        f"ticks of a {kind}: {n} failed" for (kind, s), n in counted.items() if s == "FAILURE"
-    ]
-    return [*day.wrong, *failed]
+    ticked = ticks(project / ".dagster")
+    counted = dict(Counter(f"{kind} {status}" for kind, status, _ in ticked))
+    print(f"ticks: {counted}; tracebacks in the output: {tracebacks}", flush=True)
+    return [*day.wrong, *(f"tick: {body}" for _, status, body in ticked if status == "FAILURE")]

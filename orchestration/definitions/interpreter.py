@@ -26,8 +26,9 @@ from orchestration.lifecycle.environment import (
 PYTHON = (3, 11)
 PACKAGES = {
     "croniter": (2,),
-    "dagster": (1, 10),
+    "dagster": (1, 11),
     "Jinja2": (3,),
+    "psycopg2-binary": (2, 9),
     "pydantic": (2, 10),
     "python-dotenv": (1,),
     "PyYAML": (6,),

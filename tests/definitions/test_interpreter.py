@@ -12,7 +12,12 @@ from orchestration.definitions.interpreter import PACKAGES, Interpreter
 
 # What is there with another package.
 COMES_WITH = {"dagster_shared": "dagster", "pydantic_core": "pydantic", "sqlalchemy": "dagster"}
-IMPORTED_AS = {"jinja2": "Jinja2", "dotenv": "python-dotenv", "yaml": "PyYAML"}
+IMPORTED_AS = {
+    "dotenv": "python-dotenv",
+    "jinja2": "Jinja2",
+    "psycopg2": "psycopg2-binary",
+    "yaml": "PyYAML",
+}
 
 
 def interpreter(configured: str, root: Path) -> Interpreter:
