@@ -48,7 +48,7 @@ month: $(VENV)/installed-dev
 	unshare --map-root-user --mount $(PYTHON) -m soak.month
 
 bench: $(VENV)/installed
-	$(PYTHON) -m benchmarks
+	$(PYTHON) -m benchmarks $(PARTS)
 
 # Asked before anything is installed: whether there is something to serve.
 checkout:

@@ -13,7 +13,7 @@ import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from importlib.machinery import EXTENSION_SUFFIXES
-from types import CodeType, ModuleType
+from types import CodeType
 from typing import Any
 
 from orchestration.server.dependencies import (
@@ -26,7 +26,7 @@ from orchestration.server.dependencies import (
 
 # What Python tells of that changes nothing, or is noted otherwise. Source: "Audit events table".
 HARMLESS_EVENTS = (
-    *("builtins.id", "compile", "exec", "marshal.", "object.", "code.", "function."),
+    *("builtins.id", "compile", "marshal.", "object.", "code.", "function."),
     *("os.walk", "pathlib.", "glob.", "sys._getframe", "sys.excepthook", "gc."),
 )
 LISTINGS = ("os.listdir", "os.scandir")
@@ -59,8 +59,8 @@ class Recorder:
         self._states: dict[Dependency, str] = {}
         self._is_on = True
         self._started = time.time_ns()
-        self._modules = dict(sys.modules)
-        self._known = {name.partition(".")[0] for name in self._modules} - {OWN}
+        self._imported: set[str] = set()
+        self._executed: set[str] = set()
         self._path = set(sys.path)
         sys.addaudithook(self._hear)
         self._watch_paths()
@@ -68,8 +68,9 @@ class Recorder:
 
     def dependencies(self) -> dict[Dependency, str] | None:
         """What was read, each as it was then; None where there are doubts."""
-        for module in self._new_modules():
-            self._look_at(module)
+        packages = self._packages()
+        for path in sorted(self._executed):
+            self._look_at(path, packages.get(path))
         self._is_on = False
         return None if self.doubts else self._states
 
@@ -91,10 +92,18 @@ class Recorder:
         if not self._is_on or event.startswith(HARMLESS_EVENTS):
             return
         if event == "import":
+            name, file, path = arguments[:3]
+            self._imported.add(name)
+            if file:
+                self._executed.add(file)
             # What is not found there now may be later.
-            for folder in arguments[2] or ():
+            for folder in path or ():
                 if folder not in self._path:
                     self._note(Kind.FOLDER, folder)
+            return
+        if event == "exec":
+            if arguments[0].co_name == "<module>":
+                self._executed.add(arguments[0].co_filename)
             return
         # What is imported is looked at by itself.
         if sys._getframe(1).f_code.co_filename.startswith(IMPORT_SYSTEM):
@@ -139,21 +148,21 @@ class Recorder:
         # Others hold on to the object.
         os.environ.__class__ = Noted
 
-    def _new_modules(self) -> list[tuple[str, ModuleType]]:
-        now = list(sys.modules.items())
-        return [(name, module) for name, module in now if self._modules.get(name) is not module]
-
-    def _look_at(self, named: tuple[str, ModuleType]) -> None:
-        """Takes a module as a dependency, where it has nothing that cannot be known."""
-        name, module = named
-        path = getattr(module, "__file__", None)
-        top = name.partition(".")[0]
-        if path is None:
-            if name not in sys.builtin_module_names:
+    def _packages(self) -> dict[str, str]:
+        """The package of each imported file; one that was there before is known."""
+        found = {}
+        for name in self._imported:
+            module, package = sys.modules.get(name), name.partition(".")[0]
+            if path := getattr(module, "__file__", None):
+                found[path] = OWN if package not in self._imported else package
+            elif module and name not in sys.builtin_module_names:
                 self.doubts.append(f"module {name} has no file")
-            return
+        return found
+
+    def _look_at(self, path: str, package: str | None) -> None:
+        """Takes a module as a dependency, where it has nothing that cannot be known."""
         is_standard = path.startswith(STANDARD_LIBRARY) and "site-packages" not in path
-        if is_standard:
+        if is_standard or path.startswith("<"):
             return
         # It would be found instead.
         for other in ("/__init__.py", *EXTENSION_SUFFIXES):
@@ -161,7 +170,7 @@ class Recorder:
         self._note(Kind.FILE, path)
         if has_changed_since(path, self._started):
             self.doubts.append(f"{path} has just changed")
-        elif top != OWN and top not in self._known:
+        elif package != OWN:
             self.doubts += [f"{path}: {used}" for used in _unknowable(path)]
 
 
