@@ -93,6 +93,13 @@ class Start:
         return False
 
 
+@pytest.fixture(autouse=True)
+def _output_of_forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What pytest has as output is a file that a fork closes.
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        monkeypatch.setattr(sys, name, os.fdopen(number, "w", buffering=1, closefd=False))
+
+
 @pytest.fixture
 def start(forkserver: Forkserver, tmp_path: Path) -> Iterator[Start]:
     checkout = tmp_path / "checkout"
@@ -297,8 +304,7 @@ def test_a_damaged_file_is_as_none(start: Start) -> None:
 
 
 def test_what_it_said_is_said_again(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
-    # Not what this process has as its output, which a fork of it cannot write to.
-    text = TEAM.format(imported="os", value="os.write(1, b'Mind!\\n')")
+    text = TEAM.format(imported="os", value="print('Mind!')")
     settled(start.product / "definitions.py", text)
     assert not start.is_kept()
     assert capfd.readouterr().out == f"[{PRODUCT}] Mind!\n"
