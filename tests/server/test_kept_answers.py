@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,7 +82,10 @@ class Start:
         location.take_kept()
         if self.served:
             return True
-        location.start_loading()
+        # What pytest has as output is a file that a fork closes.
+        output = os.fdopen(1, "w", closefd=False)
+        with output, redirect_stdout(output), redirect_stderr(output):
+            location.start_loading()
 
         def is_served() -> bool:
             location.watch()
@@ -91,13 +95,6 @@ class Start:
         found = location.problem
         assert found is None if problem is None else problem in (found or ""), found
         return False
-
-
-@pytest.fixture(autouse=True)
-def _output_of_forks(monkeypatch: pytest.MonkeyPatch) -> None:
-    # What pytest has as output is a file that a fork closes.
-    for number, name in ((1, "stdout"), (2, "stderr")):
-        monkeypatch.setattr(sys, name, os.fdopen(number, "w", buffering=1, closefd=False))
 
 
 @pytest.fixture
@@ -271,9 +268,16 @@ def test_what_cannot_be_known_is_not_kept(
 
 
 def test_a_broken_location_is_tried_again(start: Start) -> None:
-    settled(start.product / "definitions.py", "raise RuntimeError('of no use')\n")
-    assert not start.is_kept(problem="of no use")
-    assert not start.is_kept(problem="of no use")
+    settled(start.product / "definitions.py", "import os\nos._exit(3)\n")
+    assert not start.is_kept(problem="exit code 3")
+    assert not start.is_kept(problem="exit code 3")
+
+
+def test_definitions_that_cannot_be_used_until_they_are_mended(start: Start) -> None:
+    team = start.product / "definitions.py"
+    settled(team, "raise RuntimeError('of no use')\n")
+    mended = TEAM.format(imported="math", value="math.pi")
+    assert_only_loaded_anew_after(start, lambda: settled(team, mended))
 
 
 def test_no_value_of_a_variable_is_written_down(start: Start) -> None:
