@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from orchestration.cli.moments import Moment, iso, last_lines, schedule_lines
 from orchestration.cli.options import PRIVATE
 
 if TYPE_CHECKING:
+    from orchestration.catalog.ingest_groups import IngestGroup
     from orchestration.catalog.products import ProductsFile
 
 EPILOG = """\b
@@ -31,6 +32,8 @@ class Listed:
     owners: Sequence[str] = ()
     description: str | None = None
     schedules: Sequence[dict[str, Any]] = ()
+    follows_inputs: bool = False
+    """Whether it is built when all of its inputs are new."""
     partitions: Sequence[str] = ()
     last_good: Moment | None = None
     last_failed: Moment | None = None
@@ -52,6 +55,8 @@ class Listing:
     """All there is."""
 
     products: list[Listed] = field(default_factory=list)
+    groups: list[Listed] = field(default_factory=list)
+    """The groups of ingest templates."""
     templates: list[Listed] = field(default_factory=list)
 
 
@@ -72,6 +77,7 @@ def command(as_json: bool) -> int:
     if as_json:
         data = {
             "products": [each.described() for each in listing.products],
+            "ingest_groups": [each.described() for each in listing.groups],
             "ingest_templates": [each.described() for each in listing.templates],
         }
         print(json.dumps(data, indent=2, ensure_ascii=False))
@@ -121,12 +127,21 @@ def _listing(file: "ProductsFile") -> Listing:
                     owners=product.owners,
                     description=product.description,
                     schedules=told[product.slug].get("schedules", ()),
+                    follows_inputs=any(each.follows_inputs for each in product.schedule),
                     partitions=instance.get_dynamic_partitions(build_partition_set(product.slug)),
                     last_good=good.get(AssetKey([product.slug, STAGES[2]])),
                     last_failed=failed.get(product.slug),
                     problem=told[product.slug].get("problem"),
                 )
                 for product in file.products
+            ],
+            groups=[
+                Listed(
+                    name=group.name,
+                    description=f"{', '.join(group.templates)}: {group.version}",
+                    schedules=_schedules(group, switched),
+                )
+                for group in file.ingest.groups
             ],
             templates=[
                 Listed(
@@ -142,14 +157,39 @@ def _listing(file: "ProductsFile") -> Listing:
         )
 
 
+def _schedules(
+    group: "IngestGroup", switched: Mapping[tuple[str, str], bool]
+) -> list[dict[str, Any]]:
+    from orchestration.catalog.names import INGEST
+    from orchestration.catalog.schedules import schedule_names
+    from orchestration.server.dagster_internals import next_tick
+
+    return [
+        {
+            "name": name,
+            "cron": schedule.cron,
+            "timezone": schedule.timezone,
+            "is_on": switched.get((INGEST, name), True),
+            "next": next_tick(schedule.cron, schedule.timezone),
+        }
+        for name, schedule in schedule_names(group.job, group.schedule).items()
+    ]
+
+
 def _text(listing: Listing) -> Iterable[str]:
     for product in listing.products:
         yield f"{product.name}  {', '.join(product.owners)}".rstrip()
         yield from schedule_lines(product.schedules)
+        if product.follows_inputs:
+            yield "  schedule     when all inputs are new"
         keys = product.partitions
         more = f" and {len(keys) - SHOWN_PARTITIONS} more" if len(keys) > SHOWN_PARTITIONS else ""
         yield f"  partitions   {', '.join(keys[-SHOWN_PARTITIONS:]) or 'none'}{more}"
         yield from _moments(product)
+        yield ""
+    for group in listing.groups:
+        yield f"ingest group {group.name}  {group.description}"
+        yield from schedule_lines(group.schedules)
         yield ""
     for template in listing.templates:
         yield template.name

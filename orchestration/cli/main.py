@@ -14,6 +14,7 @@ from orchestration.cli import (
     compare,
     completion,
     generate,
+    ingest,
     init,
     launch,
     listing,
@@ -26,6 +27,7 @@ from orchestration.cli import (
 COMMANDS = (
     up,
     materialize,
+    ingest,
     launch,
     listing,
     status,

@@ -3,13 +3,18 @@
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from orchestration.catalog.checkout import checkout_root
-from orchestration.cli.options import PRIVATE, selecting
+from orchestration.cli.options import PRIVATE, executing, selecting
+
+if TYPE_CHECKING:
+    from orchestration.cli.runs import Run
+    from orchestration.cli.selection import Catalog
 
 EPILOG = """\b
 Examples:
@@ -26,14 +31,12 @@ Examples:
     epilog=EPILOG,
 )
 @selecting
-@click.option("--jobs", type=click.IntRange(min=1), default=1, help="So many runs at a time.")
+@executing
 @click.option(
     "--retry-failed",
     is_flag=True,
     help="Only what its last run for the partition has not made, if that did not succeed.",
 )
-@click.option("--verbose", is_flag=True, help="Show tracebacks, which are in the logs otherwise.")
-@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON per run at the end.")
 def command(jobs: int, retry_failed: bool, verbose: bool, as_json: bool, **selected: Any) -> int:
     """Run products, stages or ingest templates without a server.
 
@@ -44,8 +47,7 @@ def command(jobs: int, retry_failed: bool, verbose: bool, as_json: bool, **selec
 
     os.umask(PRIVATE)
     with importing():
-        from orchestration.cli.progress import Progress
-        from orchestration.cli.runs import Runs, State, selected_runs
+        from orchestration.cli.runs import selected_runs
         from orchestration.cli.selection import Catalog
 
         catalog = Catalog(checkout_root())
@@ -53,8 +55,8 @@ def command(jobs: int, retry_failed: bool, verbose: bool, as_json: bool, **selec
         from orchestration.cli import local_runs
         from orchestration.instance.home import prepare_dagster_home
 
-    prepare_dagster_home()
     if retry_failed:
+        prepare_dagster_home()
         runs = [
             replace(run, selection=replace(run.selection, assets=assets))
             for run in runs
@@ -62,6 +64,19 @@ def command(jobs: int, retry_failed: bool, verbose: bool, as_json: bool, **selec
         ]
         if not runs:
             print("Nothing that is selected has failed.", file=sys.stderr)
+    return run_here(catalog, runs, jobs=jobs, verbose=verbose, as_json=as_json)
+
+
+def run_here(
+    catalog: "Catalog", runs: "Sequence[Run]", *, jobs: int, verbose: bool, as_json: bool
+) -> int:
+    """Executes the runs without a server, showing what they do; gives the exit code."""
+    from orchestration.cli import local_runs
+    from orchestration.cli.progress import Progress
+    from orchestration.cli.runs import Runs, State
+    from orchestration.instance.home import prepare_dagster_home
+
+    prepare_dagster_home()
     progress = Progress(runs, sys.stderr if as_json else sys.stdout, verbose=verbose)
     executed = Runs(
         runs,

@@ -123,6 +123,25 @@ def selecting(command: Command) -> Command:
     return command
 
 
+def executing(command: Command) -> Command:
+    """Gives a command the options of how runs are executed here, and shown."""
+    for decorate in reversed(
+        (
+            click.option(
+                "--jobs", type=click.IntRange(min=1), default=1, help="So many runs at a time."
+            ),
+            click.option(
+                "--verbose", is_flag=True, help="Show tracebacks, which are in the logs otherwise."
+            ),
+            click.option(
+                "--json", "as_json", is_flag=True, help="Print a line of JSON per run at the end."
+            ),
+        )
+    ):
+        command = decorate(command)
+    return command
+
+
 def with_storage(config: Mapping[str, Any], *, push: bool, latest: bool) -> dict[str, Any]:
     """The config with what --push and --latest say. Raises click.UsageError where they clash."""
     found = {**config, **({"push": True} if push else {}), **({"latest": True} if latest else {})}

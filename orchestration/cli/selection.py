@@ -1,21 +1,23 @@
 """What to materialize, as it is written on the command line."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from orchestration import OrchestrationError
 from orchestration.catalog.checkout import product_folder, products_file, templates_folder
+from orchestration.catalog.ingest_groups import SOURCE
 from orchestration.catalog.ingest_templates import read_templates, templates_of
 from orchestration.catalog.names import (
     INGEST,
     STAGES,
     build_partition_set,
     ingest_partition_set,
+    inputs_job,
 )
-from orchestration.catalog.products import Product, read_products
+from orchestration.catalog.products import Product, read_products_file
 from orchestration.catalog.recipes import recipe_inputs
 from orchestration.definitions.interpreter import Interpreter
 from orchestration.server.selection import Selection as ServedSelection
@@ -47,7 +49,9 @@ class Catalog:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._templates = templates_folder(root)
-        self.products: Sequence[Product] = read_products(products_file(root))
+        file = read_products_file(products_file(root))
+        self.products: Sequence[Product] = file.products
+        self._groups = file.ingest.groups
 
     def interpreter(self, location: str) -> Interpreter | None:
         """The interpreter that a location has for itself, if it has one."""
@@ -134,7 +138,7 @@ class Catalog:
         return [_stages(slug, STAGES) for slug in slugs]
 
     def group(self, name: str) -> list[Selection]:
-        """The assets of a group of the UI: a product's, or all ingest templates.
+        """The assets of a group: a product's, all ingest templates, or a group of products.yml.
 
         Raises OrchestrationError where there is no such group.
         """
@@ -143,12 +147,48 @@ class Catalog:
         for product in self.products:
             if name in (product.id, product.slug):
                 return [_stages(product.slug, STAGES)]
+        own = [group for group in self._groups if name in (group.name, group.slug)]
+        if own:
+            return [_template(template) for template in own[0].members(self.template_ids)]
         groups = [INGEST, *(product.slug for product in self.products)]
+        groups += [group.name for group in self._groups]
         close = _close(name, groups)
         raise OrchestrationError(
             f"There is no group {name!r}."
             + (f" Did you mean {close}?" if close else f" There are: {', '.join(groups)}.")
         )
+
+    def template(self, name: str) -> Selection:
+        """The asset of an ingest template that there is."""
+        return _template(name)
+
+    def inputs(self, products: Iterable[str]) -> Iterator[tuple[str, list[str], str]]:
+        """What each product takes in: the job that ingests it, the templates, and the version.
+
+        Raises OrchestrationError where there is no such product, or nothing that it takes in.
+        """
+        for name in products:
+            selection = self.select(name)
+            if selection.location == INGEST:
+                raise OrchestrationError(f"{name} is no product.")
+            templates = sorted(self.upstream(replace(selection, assets=STAGES)))
+            if not templates:
+                raise OrchestrationError(f"{name} takes in nothing that is ingested here.")
+            yield inputs_job(selection.location), templates, SOURCE
+
+    def ingest_groups(self, names: Iterable[str]) -> Iterator[tuple[str, list[str], str]]:
+        """What belongs to each group of products.yml, as of `inputs`.
+
+        Raises OrchestrationError where there is no such group.
+        """
+        for name in names:
+            found = next((g for g in self._groups if name in (g.name, g.slug)), None)
+            if not found:
+                known = ", ".join(group.name for group in self._groups) or "none"
+                raise OrchestrationError(
+                    f"There is no ingest group {name!r} in products.yml. There are: {known}."
+                )
+            yield found.job, found.members(self.template_ids), found.version
 
     def upstream(self, selection: Selection) -> set[str]:
         """The ids of the templates whose data the selected assets take in."""

@@ -8,4 +8,5 @@ defs = product_definitions(
     owners=['libraries@example.org', 'team:facilities'],
     category='facilities',
     version_strategy='first_of_month',
+    schedule=[{'cron': '0 5 * * *', 'timezone': 'America/New_York'}],
 )

@@ -43,7 +43,7 @@ def test_it_lists_each_location_with_the_last_run_of_each_stage(server: Server) 
     lines = [line.split() for line in result.stdout.splitlines()]
     assert lines[:5] == [
         ["location", "state", "assets", "plan", "load", "build", "package"],
-        ["park_access", "loaded", "4", "-", "-", "failure", "success"],
+        ["park_access", "loaded", "5", "-", "-", "failure", "success"],
         ["capital_projects", "loaded", "4", "-", "-", "-", "-"],
         [],
         ["park_access"],
