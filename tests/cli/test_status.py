@@ -48,8 +48,9 @@ def test_it_lists_each_location_with_the_last_run_of_each_stage(server: Server) 
         [],
         ["park_access"],
     ]
-    assert lines[5][:3] == ["last", "failed", "main,"]
-    assert len(lines) == 6
+    assert lines[5][:2] == ["schedule", "first_of_the_month"]
+    assert lines[6][:3] == ["last", "failed", "main,"]
+    assert len(lines) == 7
     assert result.stderr == ""
 
 
