@@ -205,8 +205,10 @@ class Month:
         if night.number == FULL:
             night.befell = "the disk is full"
             self._fill(LOW_MB / 2)
-            self.clock.move(day.replace(hour=4))
-            self.clock.move(day.replace(hour=4, minute=2))
+            first = day.replace(hour=4)
+            self.clock.move(first)
+            self._await(night, "looked", lambda: self._looked("alerts") >= first.timestamp())
+            self.clock.move(day.replace(hour=4, minute=5))
             self._await(night, "told of the disk", lambda: self._titles("Disk "))
             self._fill(0.0)
         self.due = day.replace(hour=5)

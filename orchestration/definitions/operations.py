@@ -34,7 +34,8 @@ from orchestration.lifecycle.environment import product_environment
 from orchestration.lifecycle.redaction import Redactor
 from orchestration.lifecycle.results import lifecycle_dir, make_private
 
-INTERVAL_SECONDS = 60
+# Each look wakes this location, which takes half a second of a processor.
+INTERVAL_SECONDS = 120
 DAY_SECONDS = 86_400.0
 # How many runs Dagster gives one of these sensors at a time; a night has more than its five.
 LIMIT_VARIABLE = "DAGSTER_RUN_STATUS_SENSOR_PROCESS_LIMIT"

@@ -47,8 +47,8 @@ from orchestration.server.run_protocol import (
 SUBSCRIBERS = "subscribers.sock"
 # A location that has had nothing to do for so long goes to sleep. A sensor looks every 30 s.
 IDLE_SECONDS = 60.0
-# Its sensors look together, and no more often than once a minute.
-OPERATIONS_IDLE_SECONDS = 2.0
+# Its sensors look together, and seldom: all the while it would take a twentieth of all memory.
+OPERATIONS_IDLE_SECONDS = 1.0
 # One that has not answered a request for so long, nor a ping after that, is frozen.
 PATIENCE_SECONDS = 10.0
 PING_SECONDS = 5.0

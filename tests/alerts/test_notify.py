@@ -239,7 +239,7 @@ def test_up_tells_of_a_location_that_cannot_be_loaded(tmp_path: Path, webhook: W
         sensor = {**selector("operations"), "sensorName": "alerts"}
 
         def look() -> bool:
-            # As the daemon does each minute.
+            # As the daemon does every two minutes.
             told = server.query(DRY_RUN, sensor=sensor)["sensorDryRun"]
             assert told["evaluationResult"]["error"] is None
             return bool(webhook.got)
