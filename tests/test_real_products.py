@@ -15,10 +15,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dagster import AssetKey, DagsterInstance
 
 from orchestration.catalog.checkout import PRODUCTS_FILE, PROJECT_ROOT
 from orchestration.catalog.ingest_templates import read_template
 from orchestration.definitions.ingest import build_ingest_asset
+from orchestration.lifecycle.dbt import known_tests
 from tests.harness.dbt_hub import write_hub
 from tests.harness.materializing import failure_of
 from tests.harness.nyc_inputs import (
@@ -252,6 +254,15 @@ def test_zoning_tax_lots(team: Team) -> None:
     assert (output / "version.txt").read_text() == "2026-11-01\n"
     assert (output / "qc_bbldiffs.shp.zip").is_file()
 
+    # What Postgres holds is counted.
+    with DagsterInstance.get() as instance:
+        event = instance.get_latest_materialization_event(AssetKey(["zoningtaxlots", "load"]))
+    assert event and event.asset_materialization
+    loaded = event.asset_materialization.metadata["datasets"].value.records  # type: ignore[union-attr]
+    found = {record.data["id"]: record.data["rows"] for record in loaded}
+    assert found["dof_dtm"] == 4
+    assert all(isinstance(count, int) for count in found.values())
+
 
 def test_community_development_block_grants(team: Team) -> None:
     team.ingest(BLOCK_GRANTS)
@@ -274,6 +285,8 @@ def test_community_development_block_grants(team: Team) -> None:
         ("P1", "Near", "Yes"),
         ("P2", "Far", "No"),
     ]
+    tests = known_tests(team.lifecycle / "builds" / "cdbg")
+    assert len(tests) > 100
     for name in ("output.zip", *(f"cdbg_eligible_2020_census_tracts.{x}" for x in ("xlsx", "csv"))):
         assert (output / name).is_file()
 

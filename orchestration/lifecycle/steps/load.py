@@ -60,7 +60,9 @@ def contents(output: Path) -> Callable[[dict[str, str]], dict[str, Any]]:
             path = Path(destination)
             [table] = tabular.describe(connection, path.parent, path.name)
         else:
-            table = tables.get((kind, destination), {})
+            # dcpy tells a table's name as the recipe has it; gdal writes it in small letters.
+            names = (destination, destination.lower())
+            table = next((tables[kind, name] for name in names if (kind, name) in tables), {})
         return {name: table[name] for name in ("rows", "columns") if name in table}
 
     return of
@@ -78,7 +80,7 @@ def in_postgres() -> dict[str, dict[str, Any]]:
 
 
 def counted(psycopg2: Any, schema: str) -> dict[str, dict[str, Any]]:
-    """The rows and columns of the schema's tables, by their name with the schema's."""
+    """The rows and columns of the schema's tables, by the schema's name and their own."""
     from psycopg2 import sql
 
     tables: dict[str, dict[str, Any]] = {}
@@ -96,7 +98,7 @@ def counted(psycopg2: Any, schema: str) -> dict[str, dict[str, Any]]:
         for table, found in tables.items():
             cursor.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(schema, table)))
             [found["rows"]] = cursor.fetchone()
-    return tables
+    return {f"{schema}.{table}": found for table, found in tables.items()}
 
 
 def bind(dcpy_load: Callable[..., Any], parameters: dict[str, Any]) -> inspect.BoundArguments:
