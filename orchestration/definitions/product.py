@@ -87,7 +87,9 @@ def product_definitions(**fields: Any) -> Definitions:
     job = define_asset_job(
         build_job(slug),
         selection=assets,
-        description=f"All four stages of {product.id}.",
+        description=" ".join(
+            filter(None, [f"Builds {product.id}: {', '.join(STAGES)}.", product.description])
+        ),
         tags={"product": slug},
         # The stages' work is done by processes of their own already.
         executor_def=in_process_executor,
