@@ -34,6 +34,7 @@ def compare(
             "import duckdb, sys\n"
             "folder, query = sys.argv[1:]\n"
             f"database = duckdb.connect(folder + '/out_{version}.duckdb')\n"
+            f"database.execute('CREATE SCHEMA of_{version}; USE of_{version}')\n"
             "database.execute('CREATE TABLE lots AS ' + query)\n"
             "for kind in ('csv', 'parquet'):\n"
             "    database.execute(f\"COPY lots TO '{folder}/my lots.{kind}'\")\n"

@@ -47,7 +47,7 @@ def contents(output: Path) -> Callable[[dict[str, str]], dict[str, Any]]:
     """
     connection = tabular.connect()
     tables: dict[tuple[str, str], dict[str, Any]] = {
-        ("duckdb", table["name"].rpartition(": ")[2]): table
+        ("duckdb", table["name"].rpartition(": ")[2].rpartition(".")[2]): table
         for file in output.glob("*.duckdb")
         for table in tabular.describe(connection, output, file.name)
     }
@@ -61,7 +61,8 @@ def contents(output: Path) -> Callable[[dict[str, str]], dict[str, Any]]:
             [table] = tabular.describe(connection, path.parent, path.name)
         else:
             # dcpy tells a table's name as the recipe has it; gdal writes it in small letters.
-            names = (destination, destination.lower())
+            own = destination.rpartition(".")[2]
+            names = (own, own.lower())
             table = next((tables[kind, name] for name in names if (kind, name) in tables), {})
         return {name: table[name] for name in ("rows", "columns") if name in table}
 
@@ -80,7 +81,7 @@ def in_postgres() -> dict[str, dict[str, Any]]:
 
 
 def counted(psycopg2: Any, schema: str) -> dict[str, dict[str, Any]]:
-    """The rows and columns of the schema's tables, by the schema's name and their own."""
+    """The rows and columns of the schema's tables."""
     from psycopg2 import sql
 
     tables: dict[str, dict[str, Any]] = {}
@@ -98,7 +99,7 @@ def counted(psycopg2: Any, schema: str) -> dict[str, dict[str, Any]]:
         for table, found in tables.items():
             cursor.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(schema, table)))
             [found["rows"]] = cursor.fetchone()
-    return {f"{schema}.{table}": found for table, found in tables.items()}
+    return tables
 
 
 def bind(dcpy_load: Callable[..., Any], parameters: dict[str, Any]) -> inspect.BoundArguments:

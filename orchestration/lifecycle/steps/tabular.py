@@ -60,9 +60,13 @@ def tables(connection: Any, path: Path, alias: str = "file") -> Iterator[list[tu
                 "WHERE database_name = ? ORDER BY ALL",
                 [alias],
             ).fetchall()
+            # A build's schema has its partition in its name, which is another in every build.
+            schemas = {schema for schema, _ in rows}
+            shortest = min(schemas, key=len, default="")
+            own = shortest if all(each.startswith(shortest) for each in schemas) else ""
             yield [
                 (
-                    table if schema == "main" else f"{schema}.{table}",
+                    table if schema in ("main", own) else f"{schema.removeprefix(own)}.{table}",
                     f"{alias}.{quoted(schema)}.{quoted(table)}",
                 )
                 for schema, table in rows
