@@ -143,6 +143,8 @@ defs = Definitions(
 
 def main() -> None:
     """Measures the parts that are named, or all, and writes the results."""
+    # So that what it has started is ended with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     names = sys.argv[1:] or [*PARTS]
     if unknown := set(names) - PARTS.keys():
         sys.exit(f"no part called {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")

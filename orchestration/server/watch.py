@@ -34,7 +34,7 @@ class Watch:
         self._root, self._deployment, self._project = root, deployment, project
         self._modules = str(project / LOCATIONS)
         self._templates_folder = str(templates_folder(root))
-        self._folders: dict[str, tuple[str, str]] = {}
+        self._folders: dict[str, tuple[str, list[str]]] = {}
         self._interpreters: dict[str, Interpreter] = {}
         self._seen: dict[str, Fingerprint] = {}
         self._listings: dict[tuple[str, ...], tuple[int, list[str]]] = {}
@@ -42,8 +42,12 @@ class Watch:
 
     def take(self, products: Sequence[Product]) -> None:
         """Looks after these products from now on."""
-        folders = ((p, str(product_folder(self._root, p.folder))) for p in products)
-        self._folders = {p.slug: (folder, f"{folder}/{p.recipe}") for p, folder in folders}
+        results = lifecycle_dir()
+        self._folders = {}
+        for product in products:
+            folder = str(product_folder(self._root, product.folder))
+            names = str(product_builds(results, product.slug) / NAMES_FILE)
+            self._folders[product.slug] = (folder, [f"{folder}/{product.recipe}", names])
         own = ((p.slug, Interpreter.of(p, self._root)) for p in products)
         self._interpreters = {slug: interpreter for slug, interpreter in own if interpreter}
 
@@ -69,11 +73,11 @@ class Watch:
         if name == INGEST:
             files += self._listed(self._templates_folder, ".yml")
         elif name in self._folders:
-            folder, recipe = self._folders[name]
+            folder, others = self._folders[name]
             own = self._listed(folder, ".yml", ".py")
             has_own = f"{folder}/{TEAM_FILE}" in own
             files += [file for file in own if has_own or file.endswith(".yml")]
-            files += [recipe, str(product_builds(lifecycle_dir(), name) / NAMES_FILE)]
+            files += others
         if interpreter := self._interpreters.get(name):
             files += self._files_of(interpreter)
         return _fingerprint(files)
