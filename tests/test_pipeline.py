@@ -397,13 +397,13 @@ def test_a_location_that_is_not_generated_yet_is_told_to_generate(
     assert "Run `python -m orchestration generate`" in result.stderr
 
 
-def test_a_package_that_a_teams_definitions_lack_is_not_taken_for_a_missing_location(
+def test_a_package_that_a_teams_definitions_lack_is_named_and_the_product_is_built(
     built: Workplace, checkout: Path
 ) -> None:
     (checkout / "products" / "libraries" / "definitions.py").write_text("import no_such_package\n")
     env = {**built.env, "DATA_ENGINEERING_ROOT": str(checkout)}
     result = orchestration("materialize", "libraries", "main", env=env)
-    assert result.returncode == 1
+    assert result.returncode == 0, result.stderr
     assert "No module named 'no_such_package'" in result.stderr
     assert "orchestration generate" not in result.stderr
 

@@ -3,17 +3,16 @@
 import json
 import stat
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
 import pytest
 
-from orchestration.catalog.retries import Retries
-from orchestration.cli.main import main
 from orchestration.lifecycle.redaction import MASK
 from orchestration.lifecycle.results import make_private
 from tests.harness.forks import forked
+from tests.harness.materializing import tried_once
 
 PASSWORD = 'pa55/w"rd@of+the database'
 ENCODED = quote(PASSWORD, safe="")
@@ -65,12 +64,6 @@ def spellings(secret: str) -> Iterator[bytes]:
         yield text.encode()
 
 
-def once(arguments: Sequence[str]) -> int:
-    """The command line in a process of its own, where nothing that failed is waited for."""
-    pytest.MonkeyPatch().setattr(Retries, "times", lambda self, stage: 0)
-    return main(arguments)
-
-
 @pytest.fixture(scope="module")
 def left(
     tmp_path_factory: pytest.TempPathFactory, sample_dcpy: Mapping[str, str]
@@ -103,7 +96,9 @@ def left(
         "DCPY_PYTHON": str(python),
     }
     log = folder / "printed"
-    with forked(once, ["materialize", "ingest/bpl_libraries", "v1"], log=log, env=env) as fork:
+    with forked(
+        tried_once, ["materialize", "ingest/bpl_libraries", "v1"], log=log, env=env
+    ) as fork:
         assert fork.wait() == 1
         assert "cannot connect to" in fork.output
     load = make_private(lifecycle / "builds" / "libraries" / "main" / "load")
@@ -112,7 +107,9 @@ def left(
     lock.write_text("version: '1'\n")
     for code in (0, 5):
         (product / "build.py").write_text(f"{BLABBER}\nsys.exit({code})")
-        with forked(once, ["materialize", "libraries/build", "main"], log=log, env=env) as fork:
+        with forked(
+            tried_once, ["materialize", "libraries/build", "main"], log=log, env=env
+        ) as fork:
             assert fork.wait() == (1 if code else 0), fork.output
     return lifecycle, log.read_text()
 

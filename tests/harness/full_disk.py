@@ -13,9 +13,9 @@ import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
-from orchestration.cli.main import main as orchestration
 from orchestration.generator.render import LOCATIONS, WORKSPACE
 from tests.harness.forks import forked
+from tests.harness.materializing import tried_once
 from tests.harness.processes import ORCHESTRATION, tree
 
 MEGABYTE = 2**20
@@ -54,7 +54,7 @@ class Attempts:
     def once(self) -> tuple[int, str]:
         """The exit code, and what was said."""
         self._log.unlink(missing_ok=True)
-        with forked(orchestration, self._arguments, log=self._log, env=self._env) as fork:
+        with forked(tried_once, self._arguments, log=self._log, env=self._env) as fork:
             return fork.wait(), fork.output
 
     def succeed(self) -> None:

@@ -1,10 +1,13 @@
-"""Materializing assets in the test's own process."""
+"""Materializing assets in the test's own process, or in a fork of it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pytest
 from dagster import AssetKey, AssetsDefinition, DagsterInstance, materialize
 
+from orchestration.catalog.retries import Retries
+from orchestration.cli.main import main
 from orchestration.definitions.product import product_definitions
 
 
@@ -36,3 +39,9 @@ def own_product(*stages: str) -> list[AssetsDefinition]:
     """Stages of a product `own product`, whose folder is `own`."""
     definitions = product_definitions(id="own product", build_command="true", path="own")
     return [definitions.get_assets_def(AssetKey(["own_product", stage])) for stage in stages]
+
+
+def tried_once(arguments: Sequence[str]) -> int:
+    """The command line where what fails has failed, and is not waited for; for a fork."""
+    pytest.MonkeyPatch().setattr(Retries, "times", lambda self, stage: 0)
+    return main(arguments)
