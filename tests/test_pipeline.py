@@ -404,7 +404,7 @@ def test_a_package_that_a_teams_definitions_lack_is_named_and_the_product_is_bui
     env = {**built.env, "DATA_ENGINEERING_ROOT": str(checkout)}
     result = orchestration("materialize", "libraries", "main", env=env)
     assert result.returncode == 0, result.stderr
-    assert "No module named 'no_such_package'" in result.stderr
+    assert "No module named 'no_such_package'" in result.stdout
     assert "orchestration generate" not in result.stderr
 
 
