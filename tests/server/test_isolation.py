@@ -287,12 +287,12 @@ def test_a_webserver_that_is_killed_comes_back_by_itself(scene: Scene) -> None:
 
 def test_a_daemon_that_is_killed_comes_back_by_itself(scene: Scene) -> None:
     server = scene.server
-    pretend_done(server.project, "alone", "build")
-    run = server.launch("alone", "package", partition="main")
+    pretend_done(server.project, "alone", "build", "nightly_qa")
+    run = server.launch("alone", "package", partition="nightly_qa")
     server.wait_for_run(run)
     os.kill(pid_of(server.run_tags(run)[LAUNCHER_TAG]), signal.SIGKILL)
     server.wait_for_output("The daemon was ended by SIGKILL.")
-    server.wait_for_run(server.launch("alone", "package", partition="main"))
+    server.wait_for_run(server.launch("alone", "package", partition="nightly_qa"))
 
 
 def test_no_secret_is_in_what_up_prints(scene: Scene) -> None:

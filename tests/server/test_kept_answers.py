@@ -102,6 +102,7 @@ def start(forkserver: Forkserver, tmp_path: Path) -> Iterator[Start]:
     checkout = tmp_path / "checkout"
     ignored = shutil.ignore_patterns("__pycache__", "dcpy", "*.egg-info")
     shutil.copytree(SAMPLE_ROOT, checkout, ignore=ignored)
+    (checkout / "products" / PRODUCT / "definitions.py").unlink()
     with selectors.DefaultSelector() as selector:
         start = Start(forkserver, tmp_path, checkout, selector)
         start.env["DATA_ENGINEERING_ROOT"] = str(checkout)
