@@ -1,8 +1,10 @@
-"""What a running `up` has for itself alone: a folder of state, and this clone."""
+"""What a running `up` has for itself alone: a folder of state, this clone, and its database."""
 
 import fcntl
 import os
+import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from orchestration import OrchestrationError
@@ -10,6 +12,7 @@ from orchestration.catalog.checkout import PROJECT_ROOT
 from orchestration.generator.render import LOCATIONS
 from orchestration.instance.home import LOCK
 from orchestration.lifecycle.results import lifecycle_dir, make_private
+from orchestration.server.background import Background
 
 
 class Claims:
@@ -50,3 +53,35 @@ class Claims:
             flush=True,
         )
         return False
+
+
+class DatabaseClaim:
+    """Kept by a process of its own, since a connection does not survive a fork of its process."""
+
+    def __init__(self, background: Background, folder: Path) -> None:
+        """`folder` is a temporary one of this `up`. Raises OSError where there is no process."""
+        self._background, self._held = background, folder / "database.held"
+        self._start()
+
+    def _start(self) -> None:
+        self._holder = self._background.start(partial(_hold, self._held))
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the database has been claimed."""
+        return self._held.exists()
+
+    def watch(self) -> bool:
+        """Whether this `up` may go on: no other has the database, as the process has said then."""
+        if (status := self._holder.poll()) is not None and status < 0:
+            self._start()
+        return status is None or status < 0
+
+
+def _hold(held: Path) -> None:
+    from orchestration.instance.database_claim import hold_database
+
+    try:
+        hold_database(held)
+    except OrchestrationError as error:
+        sys.exit(str(error))

@@ -22,7 +22,7 @@ from orchestration.catalog.checkout import PROJECT_ROOT, checkout_root
 from orchestration.catalog.names import URL_VARIABLE
 from orchestration.catalog.partition_keys import check_key_of
 from orchestration.definitions.product import product_definitions
-from orchestration.instance.home import prepare_dagster_home
+from orchestration.instance.home import has_postgres, prepare_dagster_home
 from orchestration.server import console, control
 from orchestration.server.background import (
     Background,
@@ -30,9 +30,9 @@ from orchestration.server.background import (
     follow,
     warn_of_dcpy,
 )
-from orchestration.server.claims import Claims
+from orchestration.server.claims import Claims, DatabaseClaim
 from orchestration.server.dagster_services import CodeHost, DagsterServices
-from orchestration.server.forkserver import Forkserver, ending
+from orchestration.server.forkserver import Forkserver, Process, ending
 from orchestration.server.nightly import Nightly
 from orchestration.server.orphans import Orphans
 from orchestration.server.runs import Runs
@@ -161,9 +161,11 @@ class Supervisor:
         """
         self.sources.load()
         self.locations.start()
-        # Before anybody else opens the instance: whoever is first creates it.
-        creating = self.background.start(partial(create_instance, self.locations.sockets))
         self.background.start(partial(warn_of_dcpy, self.sources.file.products, self.root))
+        is_shared = has_postgres() and isinstance(self.dagster, DagsterServices)
+        claim = DatabaseClaim(self.background, self.folder) if is_shared else None
+        # Before anybody else opens the instance: whoever is first creates it.
+        creating = None if claim else self._create_instance()
         while not self.signals.has_stopped:
             self._wait()
             self.signals.watch()
@@ -176,7 +178,11 @@ class Supervisor:
             self.nightly.watch(self.sources.file.retention)
             if not self.dagster.watch() or not self._state_is_there():
                 return 1
-            if self.dagster.are_started:
+            if claim and not claim.watch():
+                return 1
+            if not creating:
+                creating = self._create_instance() if claim and claim.is_held else None
+            elif self.dagster.are_started:
                 if self.sources.file is not self._followed:
                     self._follow()
                 self._announce()
@@ -187,6 +193,9 @@ class Supervisor:
                 self.dagster.start()
                 self._follow()
         return 0
+
+    def _create_instance(self) -> Process:
+        return self.background.start(partial(create_instance, self.locations.sockets))
 
     def _wait(self) -> None:
         sys.stdout.flush()

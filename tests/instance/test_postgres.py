@@ -1,18 +1,23 @@
 """The instance's database in a real Postgres: found, shared, away, and back."""
 
 import os
+import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from dagster import AssetMaterialization, DagsterEventType, DagsterInstance, DagsterRunStatus
 from dagster._core.test_utils import create_run_for_test
+from sqlalchemy import create_engine, text
 
 from orchestration import OrchestrationError
+from orchestration.instance.database_claim import KEY
 from orchestration.instance.home import POSTGRES_VARIABLE, open_instance, prepare_dagster_home
+from orchestration.instance.postgres import database_url
 from tests.harness.postgres import PASSWORD, Postgres
 from tests.harness.processes import orchestration, wait_until
 
@@ -30,6 +35,19 @@ def prepare(instance):
     add_partition(instance, "ingest_x", "20260101")
 with open_instance(prepare) as instance:
     print(len(instance.get_dynamic_partitions("build_product_7")))
+"""
+
+HOLDERS = "select pid from pg_locks where locktype = 'advisory'"
+TERMINATE = f"select pg_terminate_backend(pid) from ({HOLDERS} and granted) as holders"
+HOLD = """
+import sys
+from pathlib import Path
+from orchestration import OrchestrationError
+from orchestration.instance.database_claim import hold_database
+try:
+    hold_database(Path(sys.argv[1]))
+except OrchestrationError as error:
+    sys.exit(str(error))
 """
 
 
@@ -109,6 +127,59 @@ def test_many_hosts_that_begin_at_once_meet_in_one_database(database: str, tmp_p
         host.stdin.flush()
     outputs = [host.communicate(timeout=60)[0] for host in hosts]
     assert outputs == ["2\n"] * 4
+
+
+@pytest.fixture
+def claims(tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
+    """Starts what claims the database as `up` does; a file of that name says that it has it."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(name: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", HOLD, str(tmp_path / name)]
+        started.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_one_at_a_time_has_the_database_and_has_it_again_after_an_outage(
+    database: str,
+    cluster: Postgres,
+    tmp_path: Path,
+    claims: Callable[[str], subprocess.Popen[str]],
+) -> None:
+    def holders() -> list[str]:
+        return cluster.query(tmp_path.name, HOLDERS)
+
+    first = claims("first")
+    assert wait_until((tmp_path / "first").exists)
+    cluster.stop()
+    cluster.start()
+    assert wait_until(holders), "not claimed again"
+    second = claims("second")
+    said = second.communicate(timeout=30)[1]
+    assert second.returncode == 1 and not (tmp_path / "second").exists()
+    assert f"Another `up` has Dagster's Postgres database {tmp_path.name} on 127.0.0.1" in said
+    assert f", on {socket.gethostname()}: two would launch everything twice." in said
+    assert PASSWORD not in said and first.poll() is None
+
+    # Its end is enough for the next one.
+    first.kill()
+    third = claims("third")
+    assert wait_until((tmp_path / "third").exists)
+    # Cut off, and somebody else was quicker.
+    waiting = create_engine(database_url(database))
+    with waiting.connect() as connection, ThreadPoolExecutor() as pool:
+        taken = pool.submit(connection.execute, text("SELECT pg_advisory_lock(:key)"), {"key": KEY})
+        assert wait_until(lambda: len(holders()) == 2)
+        cluster.query(tmp_path.name, TERMINATE)
+        taken.result(20)
+        said = third.communicate(timeout=30)[1]
+    waiting.dispose()
+    assert third.returncode == 1 and "Another `up` has" in said
 
 
 def test_a_database_that_is_down_is_a_sentence(

@@ -1,5 +1,6 @@
 """`up` with its database in a Postgres that comes late, goes away and comes back."""
 
+import socket
 from pathlib import Path
 
 from orchestration.instance.home import POSTGRES_VARIABLE
@@ -38,4 +39,14 @@ def test_up_and_its_runs_wait_for_their_database(
         assert server.loads() and "ended" not in server.output
         assert PASSWORD not in server.output and "Traceback" not in server.output
         assert cluster.query("up", "select status from runs") == ["SUCCESS"]
+
+        (tmp_path / "second").mkdir()
+        second = copy_project(tmp_path / "second")
+        with started(second, env={**sample_dcpy, POSTGRES_VARIABLE: url}) as another:
+            assert another.wait_for_end() == 1
+            assert (
+                f"Another `up` has Dagster's Postgres database up on {cluster.address}"
+                in another.output
+            )
+            assert f", on {socket.gethostname()}: two would launch" in another.output
         assert server.stop() == 0
