@@ -1,6 +1,7 @@
 """deployment.yml: which code locations are served on which host, and every way it can be wrong."""
 
 import difflib
+import ipaddress
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 @dataclass(frozen=True)
 class Address:
-    """Where a location is served: a TCP port of a host."""
+    """Where a location is served: a TCP port of a host, whose IPv6 address has its brackets."""
 
     host: str
     port: int
@@ -42,19 +43,34 @@ class Deployment:
     def on(self, host: str) -> dict[str, Address]:
         """What is served on the host. Raises OrchestrationError where that is none of the hosts."""
         hosts = sorted({address.host for address in self.addresses.values()})
-        if host not in hosts:
+        known = _in_brackets(host) or host
+        if known not in hosts:
             raise OrchestrationError(
                 f"--host-name {host} is no host of {DEPLOYMENT_FILE.name}. "
                 f"There are: {', '.join(hosts) or 'none'}."
             )
-        return {name: address for name, address in self.addresses.items() if address.host == host}
+        return {name: address for name, address in self.addresses.items() if address.host == known}
 
 
 EVERYTHING_HERE = Deployment()
 
 
+def _in_brackets(host: str) -> str | None:
+    """The IPv6 address as it stands before a port, however it was written; None for any other host.
+
+    Raises ValueError for one with a zone, such as fe80::1%eth0, which means nothing to other hosts.
+    """
+    try:
+        ip = ipaddress.IPv6Address(re.sub(r"^\[(.*)\]$", r"\1", host))
+    except ValueError:
+        return None
+    if ip.scope_id:
+        raise ValueError("has a zone, which means nothing to other hosts")
+    return f"[{ip}]"
+
+
 def _host_name(value: str) -> str:
-    if not HOST_NAME.fullmatch(value):
+    if not _in_brackets(value) and not HOST_NAME.fullmatch(value):
         raise ValueError("is not the name or the address of a host")
     return value
 
@@ -108,7 +124,7 @@ def read_deployment(root: Path, chosen: Path | None, products: Sequence[Product]
         raise YamlFileError(path, problems)
     return Deployment(
         {
-            known[name]: Address(host, port)
+            known[name]: Address(_in_brackets(host) or host, port)
             for host, ports in file.hosts.items()
             for name, port in ports.items()
         }
@@ -145,8 +161,9 @@ def _clashes(
     file: DeploymentFile, known: Mapping[str, str], lines: Mapping[Place, int]
 ) -> Iterator[Problem]:
     served: dict[str, str] = {}
+    everything_taken: dict[str, dict[int, str]] = {}
     for host, ports in file.hosts.items():
-        taken: dict[int, str] = {}
+        taken = everything_taken.setdefault(_in_brackets(host) or host, {})
         for name, port in ports.items():
             line = lines["hosts", host, name]
             if name not in known:

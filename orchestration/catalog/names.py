@@ -51,3 +51,8 @@ def inputs_job(slug: str) -> str:
 def location_names(slugs: Sequence[str]) -> list[str]:
     """The names of the code locations of ingest and products, in the order of the workspace."""
     return [INGEST, *slugs]
+
+
+def url_of(host: str, port: int, path_prefix: str) -> str:
+    """Where the web UI is; an IPv6 address gets its brackets."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}{path_prefix}"

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from orchestration import OrchestrationError
+from orchestration.catalog.names import url_of
 
 
 class CommaSeparated(click.ParamType[list[str]]):
@@ -165,7 +166,7 @@ def serving(command: Command) -> Command:
 
     @functools.wraps(command)
     def with_url(*, host: str, port: int, path_prefix: str, **others: Any) -> int:
-        return command(url=f"http://{host}:{port}{path_prefix}", **others)
+        return command(url=url_of(host, port, path_prefix), **others)
 
     for decorate in reversed(
         (

@@ -78,6 +78,7 @@ def _holder_instead(connection: Connection, own_name: str) -> str | None:
 def _wait_until_lost(connection: Connection) -> NoReturn:
     """Raises DBAPIError when the connection has ended."""
     file = connection.connection.driver_connection
+    assert file
     while True:
         # Whatever the database says unasked, its end among it.
         select.select([file], [], [])

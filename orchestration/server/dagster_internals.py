@@ -344,7 +344,7 @@ def _repository_request(name: str, place: str, repository: str, *, defers: bool)
     from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteRepositoryOrigin
     from dagster._grpc.__generated__ import dagster_api_pb2
 
-    host, _, rest = place.partition(":")
+    host, _, rest = place.rpartition(":")
     location = (
         GrpcServerCodeLocationOrigin("localhost", socket=rest, location_name=name)
         if host == "unix"

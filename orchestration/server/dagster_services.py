@@ -4,10 +4,12 @@ import selectors
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
 
+from orchestration.catalog.names import url_of
 from orchestration.generator.render import WORKSPACE
 from orchestration.server.forkserver import Forkserver, ending
 from orchestration.server.service import Service
@@ -33,7 +35,7 @@ class DagsterServices:
         prepare: Callable[[], None],
     ) -> None:
         """`prepare` is called in a fork that becomes one of them."""
-        self.url = f"http://{host}:{port}{path_prefix}"
+        self.url = url_of(host, port, path_prefix)
         self._host, self._port, self._path_prefix = host, port, path_prefix
         self._workspace = folder / WORKSPACE
         self._forkserver, self._selector, self._env = forkserver, selector, env
@@ -62,8 +64,8 @@ class DagsterServices:
     def are_up(self) -> bool:
         """Whether the webserver listens, or has done so."""
         if not self._are_up and WEBSERVER in self._running:
-            with socket.socket() as probe:
-                self._are_up = probe.connect_ex((self._host, self._port)) == 0
+            with suppress(OSError), socket.create_connection((self._host, self._port)):
+                self._are_up = True
         return self._are_up
 
     def start(self) -> None:

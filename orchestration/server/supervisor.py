@@ -19,7 +19,7 @@ from dagster import Definitions
 
 from orchestration import OrchestrationError, counted, explained
 from orchestration.catalog.checkout import PROJECT_ROOT, checkout_root
-from orchestration.catalog.names import URL_VARIABLE
+from orchestration.catalog.names import URL_VARIABLE, url_of
 from orchestration.catalog.partition_keys import check_key_of
 from orchestration.definitions.product import product_definitions
 from orchestration.instance.home import has_postgres, prepare_dagster_home
@@ -87,7 +87,7 @@ class Supervisor:
             "PYTHONPATH": path,
             "DATA_ENGINEERING_ROOT": str(self.root),
             control.SOCKET_VARIABLE: str(self.folder / "control.sock"),
-            URL_VARIABLE: f"http://{host}:{port}{path_prefix}",
+            URL_VARIABLE: url_of(host, port, path_prefix),
         }
         self.sources = Sources(
             self.root,

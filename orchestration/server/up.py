@@ -41,13 +41,13 @@ def up(
     `path_prefix` is the path below which a proxy serves it; `only` and `owners` narrow down which
     locations; `deployment` is the file that says which host serves what. With a `host_name`, what
     that says of this host is served to the others, without Dagster itself. Raises
-    OrchestrationError when a port is taken.
+    OrchestrationError when a port is taken, or a host has no address.
     """
     if host_name:
         check_addresses(host_name, deployment)
     else:
         _check_port(host, port, "another --port or --host (make up PORT=… HOST=…)")
-        if not ipaddress.ip_address(socket.gethostbyname(host)).is_loopback:
+        if not _ip(host).is_loopback:
             print(
                 f"warning: {host} can be reached from elsewhere, and Dagster has no authentication",
                 flush=True,
@@ -102,13 +102,7 @@ def check_addresses(host_name: str, deployment: Path | None) -> None:
     root = checkout_root()
     products = read_products(products_file(root))
     for address in read_deployment(root, deployment, products).on(host_name).values():
-        try:
-            ip = ipaddress.ip_address(socket.gethostbyname(address.host))
-        except OSError as error:
-            raise OrchestrationError(
-                f"The host {host_name} has no address ({error.strerror}). Give it one in DNS or "
-                "/etc/hosts, or name it by its address in deployment.yml."
-            ) from error
+        ip = _ip(address.host)
         _check_port(address.host, address.port, "another port in deployment.yml")
     if not ip.is_private:
         print(
@@ -118,13 +112,25 @@ def check_addresses(host_name: str, deployment: Path | None) -> None:
         )
 
 
+def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise OrchestrationError(
+            f"The host {host} has no address ({error.strerror}). Give it one in DNS or /etc/hosts, "
+            "or name it by its address."
+        ) from error
+    return ipaddress.ip_address(found[0][4][0])
+
+
 def _check_port(host: str, port: int, choice: str) -> None:
-    with socket.socket() as probe:
+    ip = _ip(host)
+    with socket.socket(socket.AF_INET6 if ip.version == 6 else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             if not 0 < port < 65_536:
                 raise OSError(errno.EINVAL, "a port is a number from 1 to 65535")
-            probe.bind((host, port))
+            probe.bind((str(ip), port))
         except OSError as error:
             raise OrchestrationError(
                 f"Cannot listen on {host}:{port}: {error.strerror or error}. Choose {choice}."

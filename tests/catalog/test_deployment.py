@@ -33,13 +33,27 @@ def test_a_location_is_where_the_file_says_and_else_where_up_runs(tmp_path: Path
     assert read_deployment(tmp_path, None, PRODUCTS).addresses == {}
     found = read(
         tmp_path,
-        "hosts:\n  build1.internal: {pluto: 4301, housing-db: 4302}\n  10.0.0.7: {ingest: 4301}\n",
+        "hosts:\n  build1.internal: {pluto: 4301, housing-db: 4302}\n  10.0.0.7: {ingest: 4301}\n"
+        "  fd00:0::1: {colp: 4301}\n",
     )
     assert found == {
         "pluto": Address("build1.internal", 4301),
         "housing_db": Address("build1.internal", 4302),
         "ingest": Address("10.0.0.7", 4301),
+        "colp": Address("[fd00::1]", 4301),
     }
+
+
+def test_an_ipv6_address_can_be_written_in_all_its_ways(tmp_path: Path) -> None:
+    file = tmp_path / "deployment.yml"
+    file.write_text("hosts:\n  '[FD00::1]': {pluto: 4301}\n  fd00::2: {colp: 4301}\n")
+    deployment = read_deployment(tmp_path, file, PRODUCTS)
+    for host in ("fd00::1", "[fd00::1]", "FD00:0:0:0::1"):
+        assert deployment.on(host) == {"pluto": Address("[fd00::1]", 4301)}
+    text = render(ProductsFile(products=tuple(PRODUCTS)), deployment)[WORKSPACE]
+    servers = [entry["grpc_server"] for entry in yaml.safe_load(text)["load_from"][1:4:2]]
+    # As gRPC, Dagster's own client included, puts the port after it.
+    assert [server["host"] for server in servers] == ["[fd00::1]", "[fd00::2]"]
 
 
 @pytest.mark.parametrize(
@@ -64,6 +78,12 @@ def test_a_location_is_where_the_file_says_and_else_where_up_runs(tmp_path: Path
                 "5: `pluto` has port 44 of a, which `colp` has",
                 "7: `colp` is served on a already",
             ],
+        ),
+        ("hosts:\n  'fe80::1%eth0': {}\n", ["2: `fe80::1%eth0` has a zone, which means nothing"]),
+        ("hosts:\n  '[abc]': {}\n", ["2: `[abc]` is not the name or the address of a host"]),
+        (
+            "hosts:\n  fd00::1: {colp: 1}\n  '[fd00:0::1]': {pluto: 1}\n",
+            ["3: `pluto` has port 1 of [fd00:0::1], which `colp` has"],
         ),
         ("hosts:\n  a: {colp: 1}\n  a: {pluto: 1}\n", ["3: key `a` is there twice"]),
     ],

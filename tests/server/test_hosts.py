@@ -59,22 +59,23 @@ class Hosts:
             for product in self.commands:
                 pretend_done(project, product, "load", "main")
             self.projects.append(project)
+        self.address = HOST
         self.serve_there(there=self.port)
 
     def serve_there(self, **ports: int) -> None:
         """Has both hosts' deployment.yml say what the other serves."""
         for project in self.projects:
             file = checkout_of(project) / DEPLOYMENT
-            file.write_text(yaml.safe_dump({"hosts": {HOST: ports}}))
+            file.write_text(yaml.safe_dump({"hosts": {self.address: ports}}))
 
     def start_main(self) -> Server:
         return self._stack.enter_context(started(self.projects[0], env=self.env))
 
     def start_other(self) -> Server:
         other = self._stack.enter_context(
-            started(self.projects[1], "--host-name", HOST, env=self.env)
+            started(self.projects[1], "--host-name", self.address, env=self.env)
         )
-        other.wait_for_output(f"{HOST} serves")
+        other.wait_for_output(f"{self.address} serves")
         return other
 
     def result(self, product: str) -> Path:
@@ -87,6 +88,14 @@ def hosts(cluster: Postgres, tmp_path: Path) -> Iterator[Hosts]:
     cluster.start()
     with ExitStack() as stack:
         yield Hosts(tmp_path, cluster.create_database(tmp_path.name), stack)
+
+
+def has_ipv6() -> bool:
+    """Whether this machine can listen on an IPv6 address."""
+    with suppress(OSError), socket.socket(socket.AF_INET6) as probe:
+        probe.bind(("::1", 0))
+        return True
+    return False
 
 
 def begin(main: Server, hosts: Hosts) -> str:
@@ -147,8 +156,15 @@ def test_runs_execute_on_their_locations_host_and_are_seen_to_their_end(
 
 
 def test_both_hosts_follow_what_is_served_where(hosts: Hosts) -> None:
+    hosts.address, in_the_workspace = ("::1", "[::1]") if has_ipv6() else (HOST, HOST)
+    hosts.serve_there(there=hosts.port)
     other, main = hosts.start_other(), hosts.start_main()
     main.wait_until_up("ingest", "here", "there")
+    main.wait_for(lambda: "main" in main.partitions("there"))
+    run = begin(main, hosts)
+    hosts.gate.touch()
+    main.wait_for_run(run)
+    assert "Greetings from afar" in main.events(run)
     port = free_port()
     for project in hosts.projects:
         write_products(project, {**hosts.commands, "new": "true"})
@@ -157,7 +173,7 @@ def test_both_hosts_follow_what_is_served_where(hosts: Hosts) -> None:
     assert main.awake().keys() == set() and main.wake("there")
     [file] = [p / "workspace.yaml" for p in hosts.projects[:1]]
     entries = yaml.safe_load(file.read_text())["load_from"]
-    assert {"location_name": "new", "host": HOST, "port": port} in [
+    assert {"location_name": "new", "host": in_the_workspace, "port": port} in [
         entry.get("grpc_server") for entry in entries
     ]
     main.reload("new")
