@@ -1,6 +1,7 @@
 """A team's own Dagster definitions, kept beside its product as `definitions.py`."""
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from types import FunctionType
@@ -18,6 +19,8 @@ from orchestration.definitions.broken import place_and_text
 NAME = "defs"
 PROBLEM = "problem_with_definitions"
 """In the metadata of definitions without those of the team: why they are without them."""
+GIVEN_UP = "ORCHESTRATION_DEFINITIONS_GIVEN_UP"
+"""The variable that says why a process is not to try them, as one before has not survived it."""
 
 
 def with_team_definitions(definitions: Definitions, folder: Path, slug: str) -> Definitions:
@@ -25,13 +28,15 @@ def with_team_definitions(definitions: Definitions, folder: Path, slug: str) -> 
 
     The file must have a `Definitions` called `defs`, or a function that gives one; it can import
     what lies beside it. One that cannot be used takes nothing away but itself: what is wrong is
-    printed, shown with the location, and told in the metadata.
+    printed, shown with the location, and told in the metadata. So is why it was given up.
 
     Raises MemoryError, of which the whole location has but so much.
     """
     path = folder / TEAM_FILE
     if not path.is_file():
         return definitions
+    if given_up := os.environ.get(GIVEN_UP):
+        return _without(definitions, slug, str(path), None, given_up)
     try:
         return _merged(definitions, _load(path, slug))
     except MemoryError:
@@ -39,6 +44,12 @@ def with_team_definitions(definitions: Definitions, folder: Path, slug: str) -> 
     except (Exception, SystemExit) as error:
         place, said = place_and_text(error)
     file, line = place or (str(path), None)
+    return _without(definitions, slug, file, line, said)
+
+
+def _without(
+    definitions: Definitions, slug: str, file: str, line: int | None, said: str
+) -> Definitions:
     text = " ".join(said.split())
     shown = file.removeprefix(f"{checkout_root()}/") + (f":{line}" if line else "")
     print(f"{shown}: {text}; {slug} is served without what its team defines there.", flush=True)

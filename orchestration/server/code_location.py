@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from orchestration.definitions.interpreter import Interpreter
+from orchestration.definitions.team import GIVEN_UP
 from orchestration.server.answers import Answers, kept_answers, read_answers, write_answers
 from orchestration.server.code_server import command, takes_requests
 from orchestration.server.control import Caller, Served
@@ -28,6 +29,8 @@ RETRY_SECONDS = 2.0
 RETIREMENT_SECONDS = 20.0
 # What the UI shows of a location's output where that is broken.
 MAX_TAIL = 30_000
+# What it shows of why a team's definitions were given up.
+MAX_REASON = 500
 STILL_LOADING = "It is still loading."
 
 
@@ -37,8 +40,9 @@ class CodeLocation:
     `path` is where its sockets lie, without a suffix, `answers` where its answers are kept,
     `address` the host and port where other hosts ask for it, empty where none does;
     `files_state` tells what the files that it is loaded from look like, `memory_limit` how many MB
-    it may take, `interpreter` its own, if it has one; `publish` tells those who follow what is
-    served.
+    it may take, `interpreter` its own, if it has one, `has_definitions` whether its team defines
+    something, without which it is loaded where it cannot be with it; `publish` tells those who
+    follow what is served.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class CodeLocation:
         files_state: Callable[[], Hashable],
         memory_limit: Callable[[], int | None],
         interpreter: Callable[[], Interpreter | None],
+        has_definitions: Callable[[], bool],
         publish: Callable[[Served], None],
     ) -> None:
         self.name = name
@@ -65,8 +70,9 @@ class CodeLocation:
         # To serve definitions it needs no instance, and opening one takes time and 14 MB.
         self._env = {name: value for name, value in env.items() if name != "DAGSTER_HOME"}
         self._files_state, self._memory_limit = files_state, memory_limit
-        self._interpreter = interpreter
+        self._interpreter, self._has_definitions = interpreter, has_definitions
         self._publish = publish
+        self._given_up = ""
         self._loaded_from: Hashable = None
         self._answers: Answers | None = None
         self._is_provisional = False
@@ -128,6 +134,16 @@ class CodeLocation:
         """Whether its code server is starting."""
         return self._server is not None and not self._is_serving
 
+    def environment(self, env: Mapping[str, str]) -> dict[str, str]:
+        """The variables of a process that loads it, or runs what it defines; others are in `env`.
+
+        They are its interpreter's, where it has one for itself; and where its team's definitions
+        were given up, they say so.
+        """
+        interpreter = self._interpreter()
+        known = interpreter.environment(env) if interpreter else dict(env)
+        return known | ({GIVEN_UP: self._given_up} if self._given_up else {})
+
     # Transitions
 
     def _enter(self, state: LocationState) -> None:
@@ -140,7 +156,7 @@ class CodeLocation:
             self._reloading.append(caller)
         self._enter(LocationState.LOADING)
         self._stop_loading()
-        self._retry_at = 0.0
+        self._retry_at, self._given_up = 0.0, ""
 
     def take_kept(self) -> None:
         """Serves what it was served with before, where it would load the same now."""
@@ -168,7 +184,7 @@ class CodeLocation:
         self._loaded_from = self._files_state()
         target, limit, installation = self._answers_path, self._memory_limit(), self._installation
         interpreter, socket = self._interpreter(), self._path.with_suffix(".loading")
-        env = interpreter.environment(self._env) if interpreter else self._env
+        env = self.environment(self._env)
         try:
             self._loader = Service(
                 self.name,
@@ -286,14 +302,27 @@ class CodeLocation:
         try:
             # Whoever starts from what is kept is to read it, too.
             self._log_path.write_text(loader.tail)
-            self.take(read_answers(self._answers_path))
+            answers = read_answers(self._answers_path)
         except OSError as error:
             self._take_failure(loader, f"What it would answer cannot be read: {error}")
+            return
+        problem = answers.problem
+        if not (problem and self._give_up_definitions(_last_line(loader) or problem)):
+            self.take(answers)
+
+    def _give_up_definitions(self, why: str) -> bool:
+        """Has it loaded once more without what its team defines, if it was not."""
+        if self._given_up or not self._has_definitions():
+            return False
+        self._given_up = why[:MAX_REASON]
+        return True
 
     def _take_failure(self, loader: Service, what: str) -> None:
         loader.drain()
         print(f"[{self.name}] {what}", flush=True)
-        tail = loader.tail.replace("\0", "\N{REPLACEMENT CHARACTER}")[-MAX_TAIL:]
+        if self._give_up_definitions(": ".join(filter(None, [what, _last_line(loader)]))):
+            return
+        tail = _tail(loader)[-MAX_TAIL:]
         problem = f"{what}. The end of its output:\n{tail or '(nothing)'}"
         try:
             self.take(write_answers(self._answers_path, broken_answers(problem), problem))
@@ -313,8 +342,7 @@ class CodeLocation:
         # Each its own: a server that ends removes its socket.
         self._servers += 1
         self._server_socket = self._path.with_suffix(f".{self._servers}.sock")
-        interpreter = self._interpreter()
-        env = interpreter.environment(self._env) if interpreter else self._env
+        interpreter, env = self._interpreter(), self.environment(self._env)
         try:
             self._server = Service(
                 self.name,
@@ -376,6 +404,15 @@ class CodeLocation:
         for caller in self._waking:
             caller.answer(error=why)
         self._waking.clear()
+
+
+def _tail(loader: Service) -> str:
+    # Neither a message nor a variable can have that.
+    return loader.tail.replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+def _last_line(loader: Service) -> str:
+    return _tail(loader).strip().rpartition("\n")[2]
 
 
 def _end_session(service: Service) -> None:

@@ -87,6 +87,11 @@ class CodeLocations:
         served = self._elsewhere.get(name)
         return {"elsewhere": served.elsewhere, "socket": served.socket} if served else {}
 
+    def environment(self, name: str, env: Mapping[str, str]) -> Mapping[str, str]:
+        """The variables of a process that runs what the location defines; others are in `env`."""
+        location = self._locations.get(name)
+        return location.environment(env) if location else env
+
     @property
     def services(self) -> list[Service]:
         """All processes there are for them."""
@@ -198,6 +203,7 @@ class CodeLocations:
             ),
             memory_limit=lambda: self._sources.memory_limit(name),
             interpreter=lambda: self._sources.interpreter(name),
+            has_definitions=lambda: self._sources.has_definitions(name),
             publish=self._publish,
         )
 

@@ -48,10 +48,12 @@ def load(
             problem = f"MemoryError: {error}"
         lift_limit()
         if limit and problem and "MemoryError" in problem:
-            problem = (
+            sentence = (
                 f"It takes more than {limit} MB, which is its limit (memory_limit_mb in "
-                f"products.yml). {problem}"
+                "products.yml)."
             )
+            print(sentence, flush=True)
+            problem = f"{sentence} {problem}"
             replies = broken_answers(problem)
         write_answers(target, replies, problem, dependencies, installation)
         status = 0

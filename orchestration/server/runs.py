@@ -20,10 +20,8 @@ class Runs:
         forkserver: Forkserver,
         selector: selectors.BaseSelector,
         background: Background,
-        env: Mapping[str, str],
     ) -> None:
         self._forkserver, self._selector, self._background = forkserver, selector, background
-        self._env = env
         self._running: dict[str, Service] = {}
 
     @property
@@ -32,9 +30,13 @@ class Runs:
         return list(self._running.values())
 
     def start(
-        self, run_id: str, command: Sequence[str], interpreter: Interpreter | None
+        self,
+        run_id: str,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        interpreter: Interpreter | None,
     ) -> int | None:
-        """Starts the process of a run that has none, and gives its id.
+        """Starts the process of a run that has none, with these variables, and gives its id.
 
         `interpreter` is that of its location, where it has one for itself. Raises OSError where
         the system refuses a process.
@@ -42,7 +44,6 @@ class Runs:
         if self.is_running(run_id):
             # Whoever asked has not heard the answer.
             return self._running[run_id].process.pid
-        env = interpreter.environment(self._env) if interpreter else self._env
         run = self._running[run_id] = Service(
             f"run {run_id[:8]}",
             lambda output: self._forkserver.start(

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from orchestration import OrchestrationError
-from orchestration.catalog.checkout import PROJECT_ROOT, products_file
+from orchestration.catalog.checkout import PROJECT_ROOT, product_folder, products_file
 from orchestration.catalog.deployment import Address, deployment_path, read_deployment
-from orchestration.catalog.names import OPERATIONS
+from orchestration.catalog.names import OPERATIONS, TEAM_FILE
 from orchestration.catalog.notify import is_anybody_told
 from orchestration.catalog.products import ProductsFile, read_products_file
 from orchestration.definitions.interpreter import Interpreter
@@ -99,6 +99,11 @@ class Sources:
         """The interpreter that a location has for itself, if it has one."""
         found = (Interpreter.of(p, self._root) for p in self.file.products if p.slug == name)
         return next(found, None)
+
+    def has_definitions(self, name: str) -> bool:
+        """Whether the team of a location's product defines something of its own."""
+        folders = (p.folder for p in self.file.products if p.slug == name)
+        return any((product_folder(self._root, each) / TEAM_FILE).is_file() for each in folders)
 
     def watch(self) -> set[str]:
         """Follows the files, and gives the locations that would load differently now.

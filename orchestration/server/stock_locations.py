@@ -65,6 +65,11 @@ class StockLocations:
         """Nothing: Dagster itself asks whoever serves it."""
         return {}
 
+    def environment(self, name: str, env: Mapping[str, str]) -> Mapping[str, str]:
+        """The variables of a process that runs what the location defines; others are in `env`."""
+        interpreter = self._sources.interpreter(name)
+        return interpreter.environment(env) if interpreter else env
+
     def _executable(self, name: str) -> dict[str, str]:
         interpreter = self._sources.interpreter(name)
         return {"executable_path": str(interpreter.path)} if interpreter else {}

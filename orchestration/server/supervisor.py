@@ -99,7 +99,7 @@ class Supervisor:
         self.forkserver = Forkserver(warm, any_location, started)
         self.orphans = Orphans()
         self.background = Background(self.forkserver, self.env)
-        self.runs = Runs(self.forkserver, self.selector, self.background, self.env)
+        self.runs = Runs(self.forkserver, self.selector, self.background)
         self.nightly = Nightly(self.background)
         self.locations: CodeLocations | StockLocations
         if host_name and not self.forkserver.warm:
@@ -218,8 +218,9 @@ class Supervisor:
                     caller.answer(**elsewhere)
                     return
                 interpreter = self.sources.interpreter(location)
+                env = self.locations.environment(location, self.env)
                 try:
-                    caller.answer(pid=self.runs.start(run_id, command, interpreter))
+                    caller.answer(pid=self.runs.start(run_id, command, env, interpreter))
                 except OSError as error:
                     caller.answer(error=f"no process for the run: {error.strerror}")
             case control.Cancel(run_id):

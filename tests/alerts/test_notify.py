@@ -232,10 +232,11 @@ def test_addresses_come_from_the_file_and_from_the_environment() -> None:
 def test_up_tells_of_a_location_that_cannot_be_loaded(tmp_path: Path, webhook: Webhook) -> None:
     project = copy_project(tmp_path)
     write_products(project, {"own": "true"})
-    definitions = checkout_of(project) / "products" / "own" / "definitions.py"
-    definitions.write_text("import os\nos._exit(3)\n")
+    products = checkout_of(project) / "products" / "products.yml"
+    listed = products.read_text()
+    products.write_text(listed.replace("- id: own\n", "- id: own\n  definitions_python: ./none\n"))
     with started(project, env={"APPRISE_URLS": webhook.url}) as server:
-        server.wait_for_error("own", "exit code 3")
+        server.wait_for_error("own", "none does not exist")
         server.wait_for(lambda: server.locations().get("operations", "missing") is None)
         sensor = {**selector("operations"), "sensorName": "alerts"}
 
@@ -249,7 +250,7 @@ def test_up_tells_of_a_location_that_cannot_be_loaded(tmp_path: Path, webhook: W
         assert len(webhook.got) == 1, webhook.got
         [message] = webhook.got
         assert message["title"] == "Location own: cannot be loaded"
-        assert "exit code 3" in message["message"]
+        assert "none does not exist" in message["message"]
         assert server.url in message["message"]
         # It is there only as long as it looks.
         server.wait_for(lambda: "operations" not in server.awake())

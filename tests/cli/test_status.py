@@ -185,7 +185,11 @@ def test_a_proxy_is_not_asked_for_this_machines_server(
             "x = (\n",
             "not used: products/park_access/definitions.py:1: SyntaxError: '(' was never closed",
         ),
-        ("import os; os._exit(3)", "Its process ended with exit code 3 while loading"),
+        (
+            "import os; os._exit(3)",
+            "not used: products/park_access/definitions.py: Its process ended with exit code 3 "
+            "while loading",
+        ),
     ],
 )
 def test_it_names_what_is_broken_with_the_errors_first_line(
@@ -194,13 +198,12 @@ def test_it_names_what_is_broken_with_the_errors_first_line(
     told = sum("Error: " in line for line in server.output.splitlines())
     (server.product_folder("park_access") / "definitions.py").write_text(text)
     server.reload("park_access")
-    told += reason.startswith("not used")
+    told += "Error: " in reason
     server.wait_for(lambda: reason in server.status().stdout)
     result = server.status()
     assert result.returncode == 1
     _, broken, loaded, why = result.stdout.splitlines()[:4]
-    state = ["in", "part", "4"] if reason.startswith("not used") else ["broken", "0"]
-    assert broken.split()[: len(state) + 1] == ["park_access", *state]
+    assert broken.split()[:4] == ["park_access", "in", "part", "4"]
     assert loaded.split()[:3] == ["capital_projects", "loaded", "4"]
     assert why.startswith("park_access: ")
     assert reason in why

@@ -19,6 +19,7 @@ from dagster import DagsterInstance
 
 from orchestration import OrchestrationError
 from orchestration.catalog.checkout import PROJECT_ROOT, SAMPLE_ROOT
+from orchestration.catalog.names import TEAM_FILE
 from orchestration.instance.home import INNER
 from orchestration.instance.workers import WORKER_TAG, pid_of
 from orchestration.server.graphql import query
@@ -33,7 +34,9 @@ FINISHED = {"SUCCESS", "FAILURE", "CANCELED"}
 LOCATIONS_QUERY = """
 { workspaceOrError { ... on Workspace { locationEntries {
   name
-  locationOrLoadError { __typename ... on PythonError { message errorChain { error { message } } } }
+  locationOrLoadError { __typename
+    ... on PythonError { message errorChain { error { message } } }
+    ... on RepositoryLocation { dagsterLibraryVersions { name version } } }
 } } } }
 """
 LAUNCH = """
@@ -256,13 +259,15 @@ class Server:
         return query(self.url, text, variables)
 
     def locations(self) -> dict[str, str | None]:
-        """Each location's name, with why it is broken, or None."""
+        """Each location's name, with why it or its team's definitions cannot be used, or None."""
         found = {}
         for entry in self.query(LOCATIONS_QUERY)["workspaceOrError"]["locationEntries"]:
             state = entry["locationOrLoadError"] or {"message": "still loading", "errorChain": []}
             is_loaded = state.get("__typename") == "RepositoryLocation"
             messages = [] if is_loaded else [state["message"]]
             messages += [link["error"]["message"] for link in state.get("errorChain", [])]
+            libraries = state.get("dagsterLibraryVersions", [])
+            messages += [each["version"] for each in libraries if each["name"] == TEAM_FILE]
             found[entry["name"]] = "\n".join(messages) or None
         return found
 

@@ -44,6 +44,7 @@ def test_a_location_that_is_refused_a_process_is_loaded_as_soon_as_there_is_room
         files_state=lambda: None,
         memory_limit=lambda: None,
         interpreter=lambda: None,
+        has_definitions=lambda: False,
         publish=served.append,
     )
     with monkeypatch.context() as patch:

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from orchestration import OrchestrationError
+from orchestration.catalog.names import STAGES
 from orchestration.instance.workers import LAUNCHER_TAG, pid_of
 from orchestration.server.code_location import LOAD_SECONDS
 from tests.harness.forks import command_of
@@ -140,6 +141,22 @@ def test_what_exits_or_crashes_when_up_starts_is_reported(scene: Scene) -> None:
     scene.server.wait_for_error("crashing", "was ended by SIGSEGV while loading")
 
 
+@pytest.mark.parametrize("name", ["exiting", "crashing"])
+def test_definitions_that_end_their_process_leave_the_product_its_own(
+    scene: Scene, name: str
+) -> None:
+    assert_works_without_its_definitions(scene.server, name)
+
+
+def assert_works_without_its_definitions(server: Server, name: str) -> None:
+    """Has the product's build run, in a location whose own definitions are not used."""
+    for stage in STAGES:
+        assert server.asset(name, stage)
+    pretend_done(server.project, name, "load")
+    server.wait_for_run(server.launch(name, "build", partition="main"))
+    assert_answers_at_once(server, name)
+
+
 def test_a_product_that_is_added_while_others_hang_is_served_within_10_seconds(
     scene: Scene,
 ) -> None:
@@ -182,6 +199,7 @@ def test_a_location_beyond_its_memory_limit_is_ended_and_named_so(scene: Scene) 
     hoard = "hoard = [bytearray(2**24) for _ in range(100)]\n"
     write_definitions(scene.server, "greedy", hoard)
     scene.server.wait_for_error("greedy", f"It takes more than {LIMIT_MB} MB, which is its limit")
+    assert_works_without_its_definitions(scene.server, "greedy")
     write_definitions(scene.server, "greedy", REPAIRED.format(asset="repaired_greedy"))
     scene.server.wait_for(lambda: scene.server.locations()["greedy"] is None)
     # What it takes when it is asked is limited, too, and enough for that.
@@ -264,6 +282,7 @@ def is_answered_by_another(server: Server, broker: int) -> bool:
 def test_what_hangs_at_the_start_is_reported_within_30_seconds(scene: Scene) -> None:
     assert scene.reported_seconds.result() < 30
     assert "[hanging] It did not load within 25 seconds" in scene.server.output
+    assert_works_without_its_definitions(scene.server, "hanging")
 
 
 def test_an_endless_loop_is_reported_and_is_gone_with_its_repair(scene: Scene) -> None:

@@ -70,6 +70,7 @@ class Start:
             files_state=lambda: None,
             memory_limit=lambda: None,
             interpreter=lambda: None,
+            has_definitions=lambda: False,
             publish=self.served.append,
         )
 
