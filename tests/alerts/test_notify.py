@@ -233,8 +233,7 @@ def test_up_tells_of_a_location_that_cannot_be_loaded(tmp_path: Path, webhook: W
     project = copy_project(tmp_path)
     write_products(project, {"own": "true"})
     products = checkout_of(project) / "products" / "products.yml"
-    listed = products.read_text()
-    products.write_text(listed.replace("- id: own\n", "- id: own\n  definitions_python: ./none\n"))
+    products.write_text(f"{products.read_text()}  definitions_python: ./none\n")
     with started(project, env={"APPRISE_URLS": webhook.url}) as server:
         server.wait_for_error("own", "none does not exist")
         server.wait_for(lambda: server.locations().get("operations", "missing") is None)
