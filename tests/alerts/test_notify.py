@@ -235,7 +235,7 @@ def test_up_tells_of_a_location_that_cannot_be_loaded(tmp_path: Path, webhook: W
     products = checkout_of(project) / "products" / "products.yml"
     products.write_text(f"{products.read_text()}  definitions_python: ./none\n")
     with started(project, env={"APPRISE_URLS": webhook.url}) as server:
-        server.wait_for_error("own", "none does not exist")
+        server.wait_for_error("own", "definitions_python")
         server.wait_for(lambda: server.locations().get("operations", "missing") is None)
         sensor = {**selector("operations"), "sensorName": "alerts"}
 
@@ -249,7 +249,7 @@ def test_up_tells_of_a_location_that_cannot_be_loaded(tmp_path: Path, webhook: W
         assert len(webhook.got) == 1, webhook.got
         [message] = webhook.got
         assert message["title"] == "Location own: cannot be loaded"
-        assert "none does not exist" in message["message"]
+        assert "definitions_python" in message["message"]
         assert server.url in message["message"]
         # It is there only as long as it looks.
         server.wait_for(lambda: "operations" not in server.awake())
