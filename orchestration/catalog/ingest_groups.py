@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from orchestration.catalog.checks import Checks
-from orchestration.catalog.fields import Text
+from orchestration.catalog.fields import Owner, Text
 from orchestration.catalog.names import slug_of
 from orchestration.catalog.retries import Retries
 from orchestration.catalog.schedules import CronSchedules, checked_version, key_at
@@ -50,6 +50,10 @@ class IngestGroup(BaseModel):
     checks: Checks = Field(
         default=Checks(),
         description="What it does when a version is empty, or differs from the one before.",
+    )
+    owners: tuple[Owner, ...] = Field(
+        default=(),
+        description="Who owns its templates. Default: who owns the products that take them in.",
     )
 
     @property

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestration import OrchestrationError
+from orchestration.catalog.fields import checked_owner
 from orchestration.catalog.templated_yaml import UNKNOWN, NeedsVariables, templated_mapping
 
 ID = re.compile(rb"""\bid: *["']?([^\s"',}]+)""")
@@ -34,10 +35,22 @@ class IngestTemplate:
     depends_on: tuple[str, ...] = ()
     group: str | None = None
     """The group that it wants to be shown in."""
+    owners: tuple[str, ...] = ()
+    """Who it says owns it."""
     warnings: tuple[str, ...] = ()
     """What is wrong with it that does not keep it from running."""
     problem: str | None = None
     """Why it cannot run, where that is known already."""
+
+    @property
+    def gives(self) -> set[str]:
+        """The ids of the datasets that an ingest leaves, and of the source as it was read.
+
+        One that cannot be read is taken for what its name says.
+        """
+        if self.problem:
+            return {self.id}
+        return {*self.datasets, *filter(None, [self.source_id])}
 
 
 def read_templates(folder: Path) -> list[IngestTemplate]:
@@ -71,7 +84,7 @@ def templates_of(folder: Path, datasets: Iterable[str]) -> dict[str, str]:
     rest = {name for name in wanted if name not in found}
     for path in files.values() if rest else []:
         if rest & _ids_in(path):
-            given = rest & _given(read_template(path))
+            given = rest & read_template(path).gives
             found.update(dict.fromkeys(given, path.stem))
             rest -= given
     return {name: found[name] for name in wanted if name in found}
@@ -80,13 +93,7 @@ def templates_of(folder: Path, datasets: Iterable[str]) -> dict[str, str]:
 def _gives_itself(path: Path) -> bool:
     if _ids_in(path) == {path.stem}:
         return True
-    template = read_template(path)
-    # One that cannot be read is taken for what its name says.
-    return path.stem in _given(template) or template.problem is not None
-
-
-def _given(template: IngestTemplate) -> set[str]:
-    return {*template.datasets, *filter(None, [template.source_id])}
+    return path.stem in read_template(path).gives
 
 
 def _ids_in(path: Path) -> set[str]:
@@ -108,6 +115,9 @@ def read_template(path: Path) -> IngestTemplate:
 
 def _template(path: Path, data: Mapping[Any, Any]) -> IngestTemplate:
     attributes = _mapping(data.get("attributes"))
+    # `custom` is where dcpy has room for what it does not know itself.
+    custom = _mapping(attributes.get("custom"))
+    owners, warnings = _owners(custom.get("owners"))
     source = _mapping(data.get("source") or _mapping(data.get("ingestion")).get("source"))
     datasets = data.get("datasets")
     return IngestTemplate(
@@ -124,9 +134,21 @@ def _template(path: Path, data: Mapping[Any, Any]) -> IngestTemplate:
             if isinstance(dataset, dict) and "id" in dataset
         ),
         depends_on=_names(path, data.get("depends_on")),
-        # `custom` is where dcpy has room for what it does not know itself.
-        group=_text(_mapping(attributes.get("custom")).get("group")),
+        group=_text(custom.get("group")),
+        owners=owners,
+        warnings=warnings,
     )
+
+
+def _owners(value: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The owners, and what is wrong with those that cannot be shown."""
+    owners, warnings = [], []
+    for owner in value if isinstance(value, list) else [] if value is None else [value]:
+        try:
+            owners.append(checked_owner(str(owner)))
+        except ValueError as error:
+            warnings.append(f"attributes.custom.owners: {owner!r} {error}")
+    return tuple(dict.fromkeys(owners)), tuple(warnings)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -24,7 +24,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from orchestration.catalog.checks import Checks
-from orchestration.catalog.fields import Text, checked_text, rendered
+from orchestration.catalog.fields import Owner, Text, checked_text, rendered
 from orchestration.catalog.ingest_groups import Ingest
 from orchestration.catalog.kubernetes import Kubernetes, Resources
 from orchestration.catalog.names import INGEST, OPERATIONS, build_job, slug_of
@@ -44,8 +44,6 @@ SET_BY_STAGES = {
     "TEMPLATE_DIR": "",
 }
 RESERVED_SLUGS = frozenset({INGEST, OPERATIONS, "__init__"})
-# Dagster's own rule for owners: dagster/_core/definitions/utils.py, is_valid_owner.
-EMAIL = re.compile(r"\b[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}")
 
 
 def _path_below(value: str) -> str:
@@ -53,14 +51,6 @@ def _path_below(value: str) -> str:
     if path.is_absolute() or ".." in path.parts or "\\" in value:
         raise ValueError("must be a relative path with `/` that stays in its folder, without `..`")
     return value
-
-
-def _owner(value: str) -> str:
-    if EMAIL.fullmatch(value) or (
-        value.startswith("team:") and value.removeprefix("team:").strip()
-    ):
-        return value
-    raise ValueError("must be an e-mail address or `team:` and a name, such as team:housing")
 
 
 def _strategy(value: Any) -> Any:
@@ -138,7 +128,6 @@ def _commands(value: Any) -> tuple[Command, ...]:
 
 
 RelativePath = Annotated[StrictStr, AfterValidator(_path_below)]
-Owner = Annotated[StrictStr, AfterValidator(_owner)]
 VariableName = Annotated[StrictStr, AfterValidator(_variable_name)]
 VariableValue = Annotated[StrictStr, AfterValidator(_variable_value)]
 BuildName = Annotated[StrictStr, AfterValidator(_build_name)]

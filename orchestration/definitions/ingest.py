@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,7 @@ from dagster import (
 )
 from pydantic import Field
 
-from orchestration.catalog.checkout import checkout_root, templates_folder
+from orchestration.catalog.checkout import checkout_root, product_folder, templates_folder
 from orchestration.catalog.checks import Checks
 from orchestration.catalog.ingest_groups import Ingest, IngestGroup
 from orchestration.catalog.ingest_templates import IngestTemplate, read_templates
@@ -34,6 +34,7 @@ from orchestration.catalog.names import INGEST
 from orchestration.catalog.retries import Retries
 from orchestration.catalog.schedules import schedule_names
 from orchestration.catalog.template_groups import template_groups
+from orchestration.catalog.template_owners import template_owners
 from orchestration.definitions.execution import Event, check_specs, execute, partition_of
 from orchestration.definitions.launching import build_launch_job, launch_config
 from orchestration.definitions.partitions import ingest_partitions
@@ -60,14 +61,17 @@ class IngestConfig(Config):
     )
 
 
-def ingest_definitions(**fields: Any) -> Definitions:
+def ingest_definitions(
+    *, owned_recipes: Mapping[str, Sequence[str]] | None = None, **fields: Any
+) -> Definitions:
     """The code location of all ingest templates of the checkout, as they are when it loads.
 
-    The arguments are the fields of `ingest` in products.yml. Raises OrchestrationError when the
-    checkout has no ingest_templates.
+    `owned_recipes` are recipes, by their paths below products/, with the owners of their products;
+    the other arguments are the fields of `ingest` in products.yml. Raises OrchestrationError when
+    the checkout has no ingest_templates.
     """
-    settings = Ingest(**fields)
-    templates = read_templates(templates_folder(checkout_root()))
+    settings, root = Ingest(**fields), checkout_root()
+    templates = read_templates(templates_folder(root))
     ids = [template.id for template in templates]
     for template in templates:
         for complaint in filter(None, (template.problem, *template.warnings)):
@@ -75,6 +79,8 @@ def ingest_definitions(**fields: Any) -> Definitions:
     # Of a template that is in several, the first is the one that it is shown in.
     named = {name: group.name for group in reversed(settings.groups) for name in group.members(ids)}
     groups = template_groups(templates, named)
+    recipes = {product_folder(root, path): of for path, of in (owned_recipes or {}).items()}
+    owners = template_owners(templates, settings.groups, recipes)
     again = partial(ingest_definitions, **fields)
     jobs = [_build_group(group, ids, again) for group in settings.groups]
     return Definitions(
@@ -82,6 +88,7 @@ def ingest_definitions(**fields: Any) -> Definitions:
             build_ingest_asset(
                 template=template,
                 group=groups[template.id],
+                owners=owners.get(template.id, ()),
                 retries=settings.retries,
                 checks=settings.checks_of(template.id),
             )
@@ -127,6 +134,7 @@ def build_ingest_asset(
     *,
     template: IngestTemplate,
     group: str = INGEST,
+    owners: Sequence[str] = (),
     retries: Retries = RETRIES,
     checks: Checks = CHECKS,
 ) -> AssetsDefinition:
@@ -145,6 +153,7 @@ def build_ingest_asset(
                 ],
                 description=_description(template),
                 group_name=group,
+                owners=owners,
                 tags={"lifecycle_stage": "ingest"},
                 kinds=_kinds(template),
                 metadata=_metadata(template),

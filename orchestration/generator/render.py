@@ -52,7 +52,8 @@ def _render(file: ProductsFile, deployment: Deployment) -> dict[Path, str]:
         for product in file.products
     }
     files[LOCATIONS / f"{INGEST}.py"] = environment.get_template("ingest.py.jinja").render(
-        header=HEADER, fields=file.ingest.model_dump(mode="json", exclude_defaults=True)
+        header=HEADER,
+        fields=file.ingest.model_dump(mode="json", exclude_defaults=True) | _owned_recipes(file),
     )
     files[WORKSPACE] = environment.get_template("workspace.yaml.jinja").render(
         header=HEADER,
@@ -70,6 +71,14 @@ def _render(file: ProductsFile, deployment: Deployment) -> dict[Path, str]:
         },
     )
     return files
+
+
+def _owned_recipes(file: ProductsFile) -> dict[str, dict[str, list[str]]]:
+    found: dict[str, list[str]] = {}
+    for product in file.products:
+        if product.owners:
+            found.setdefault(f"{product.folder}/{product.recipe}", []).extend(product.owners)
+    return {"owned_recipes": found} if found else {}
 
 
 def _from_the_project(interpreter: str) -> str:

@@ -3,4 +3,5 @@ from orchestration.definitions.ingest import ingest_definitions
 
 defs = ingest_definitions(
     groups=[{'name': 'city libraries', 'templates': ['*_libraries'], 'schedule': [{'cron': '0 3 * * 0'}]}],
+    owned_recipes={'libraries/recipe.yml': ['libraries@example.org', 'team:facilities'], 'park_access/recipe.yml': ['team:open-space'], 'capital-projects/recipe.yml': ['capital.planning@example.org', 'team:budget', 'team:data-engineering']},
 )

@@ -35,6 +35,7 @@ class Watch:
         self._modules = str(project / LOCATIONS)
         self._templates_folder = str(templates_folder(root))
         self._folders: dict[str, tuple[str, list[str]]] = {}
+        self._owned: list[str] = []
         self._interpreters: dict[str, Interpreter] = {}
         self._seen: dict[str, Fingerprint] = {}
         self._listings: dict[tuple[str, ...], tuple[int, list[str]]] = {}
@@ -48,6 +49,7 @@ class Watch:
             folder = str(product_folder(self._root, product.folder))
             names = str(product_builds(results, product.slug) / NAMES_FILE)
             self._folders[product.slug] = (folder, [f"{folder}/{product.recipe}", names])
+        self._owned = [self._folders[product.slug][0] for product in products if product.owners]
         own = ((p.slug, Interpreter.of(p, self._root)) for p in products)
         self._interpreters = {slug: interpreter for slug, interpreter in own if interpreter}
 
@@ -71,7 +73,9 @@ class Watch:
         """What the files look like that a location is loaded from."""
         files = [f"{self._modules}/{name}.py"]
         if name == INGEST:
-            files += self._listed(self._templates_folder, ".yml")
+            # A template is owned by those whose recipes take it in.
+            for folder in (self._templates_folder, *self._owned):
+                files += self._listed(folder, ".yml")
         elif name in self._folders:
             folder, others = self._folders[name]
             own = self._listed(folder, ".yml", ".py")
