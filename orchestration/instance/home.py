@@ -60,7 +60,9 @@ def prepare_dagster_home() -> Path:
         _move_over(results / "dagster", home)
     for folder, variable in ((results, "DCPY_LIFECYCLE_DATA_DIR"), (home, "DAGSTER_HOME")):
         _mark(make_private(folder), variable)
-    settings = _project_settings() | {"compute_logs": _step_logs(home)}
+    # Where hosts share the folder of results, each has what the steps of all have printed.
+    logs = results / "logs" if has_postgres() else home / "storage"
+    settings = _project_settings() | {"compute_logs": _step_logs(logs)}
     folder = home
     if home != default:
         settings = _with_the_users(home / CONFIGURATION.name, settings)
@@ -172,8 +174,8 @@ def _with_the_users(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
     return {key: settings[key] for key in settings if key not in decided} | beside | theirs
 
 
-def _step_logs(home: Path) -> dict[str, Any]:
-    where = {"config": {"base_dir": str(home / "storage")}}
+def _step_logs(folder: Path) -> dict[str, Any]:
+    where = {"config": {"base_dir": str(folder)}}
     try:
         from orchestration.instance.step_logs import StepLogs
     except ImportError as error:

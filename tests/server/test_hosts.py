@@ -90,6 +90,19 @@ def hosts(cluster: Postgres, tmp_path: Path) -> Iterator[Hosts]:
         yield Hosts(tmp_path, cluster.create_database(tmp_path.name), stack)
 
 
+LOGS_QUERY = """query($id: ID!) { logsForRun(runId: $id) { ... on EventConnection { events {
+    ... on LogsCapturedEvent { fileKey } } } } }"""
+STDOUT_QUERY = "query($key: [String!]!) { capturedLogs(logKey: $key) { stdout } }"
+
+
+def stdout_of(main: Server, run: str) -> str:
+    """What the UI shows in the tab stdout of the run's step."""
+    events = main.query(LOGS_QUERY, id=run)["logsForRun"]["events"]
+    [key] = [event["fileKey"] for event in events if event]
+    found = main.query(STDOUT_QUERY, key=[run, "compute_logs", key])["capturedLogs"]["stdout"]
+    return str(found)
+
+
 def has_ipv6() -> bool:
     """Whether this machine can listen on an IPv6 address."""
     with suppress(OSError), socket.socket(socket.AF_INET6) as probe:
@@ -158,6 +171,10 @@ def test_runs_execute_on_their_locations_host_and_are_seen_to_their_end(
 def test_both_hosts_follow_what_is_served_where(hosts: Hosts) -> None:
     hosts.address, in_the_workspace = ("::1", "[::1]") if has_ipv6() else (HOST, HOST)
     hosts.serve_there(there=hosts.port)
+    # As of a folder of results that both have.
+    mine, theirs = (project / ".lifecycle" / "logs" for project in hosts.projects)
+    theirs.mkdir()
+    mine.symlink_to(theirs)
     other, main = hosts.start_other(), hosts.start_main()
     main.wait_until_up("ingest", "here", "there")
     main.wait_for(lambda: "main" in main.partitions("there"))
@@ -165,6 +182,7 @@ def test_both_hosts_follow_what_is_served_where(hosts: Hosts) -> None:
     hosts.gate.touch()
     main.wait_for_run(run)
     assert "Greetings from afar" in main.events(run)
+    assert "Greetings from afar" in stdout_of(main, run)
     port = free_port()
     for project in hosts.projects:
         write_products(project, {**hosts.commands, "new": "true"})
