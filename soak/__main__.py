@@ -12,6 +12,7 @@ from pathlib import Path
 
 from orchestration.catalog.checkout import SAMPLE_ROOT
 from orchestration.lifecycle.environment import dcpy_python
+from soak import end_when_told
 from soak.day import spend_a_day
 from soak.faults import bring_about
 
@@ -21,6 +22,7 @@ SETTINGS = ("DAGSTER_HOME", "DAGSTER_POSTGRES_URL", "DCPY_LIFECYCLE_DATA_DIR", "
 
 def main() -> int:
     """Runs the soak, and prints what it found."""
+    end_when_told()
     parser = argparse.ArgumentParser(prog="python -m soak", description=__doc__)
     parser.add_argument("--runs", type=int, default=200, help="with faults (%(default)s)")
     parser.add_argument("--hours", type=int, default=24, help="of the day (%(default)s)")

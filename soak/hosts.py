@@ -25,6 +25,7 @@ import yaml
 
 from orchestration import OrchestrationError
 from orchestration.instance.home import POSTGRES_VARIABLE
+from soak import end_when_told
 from tests.harness.hosts import Host, three_hosts
 from tests.harness.postgres import Postgres, postgres_cluster
 from tests.harness.processes import wait_until
@@ -307,6 +308,7 @@ def soak(folder: Path, hosts: list[Host], postgres: Postgres, runs: int) -> list
 
 def main() -> int:
     """Runs it, and gives the exit code."""
+    end_when_told()
     parser = argparse.ArgumentParser(prog="python -m soak.hosts")
     parser.add_argument("--runs", type=int, default=200)
     arguments = parser.parse_args()

@@ -30,6 +30,7 @@ from orchestration import OrchestrationError
 from orchestration.catalog.checkout import SAMPLE_ROOT
 from orchestration.catalog.names import PARTITION_TAG
 from orchestration.lifecycle.environment import dcpy_python
+from soak import end_when_told
 from soak.__main__ import SETTINGS
 from tests.harness.processes import wait_until
 from tests.harness.receivers import Webhook, receiving
@@ -170,8 +171,8 @@ class Month:
 
     def stop(self) -> None:
         """Ends `up`."""
-        self.server.stop()
-        self._stack.close()
+        with self._stack:
+            self.server.stop()
 
     def run(self, nights: int) -> None:
         """All nights."""
@@ -394,6 +395,7 @@ def small_disk(folder: Path) -> Iterator[Path]:
 
 def main() -> int:
     """Lets the month pass; gives the exit code."""
+    end_when_told()
     parser = argparse.ArgumentParser(prog="python -m soak.month", description=__doc__)
     parser.add_argument("--nights", type=int, default=NIGHTS, help="how many (%(default)s)")
     options = parser.parse_args()
@@ -409,8 +411,8 @@ def main() -> int:
         project = copy_project(Path(folder))
         prepare(project)
         month = Month(project, disk, Clock(Path(folder)), webhook)
-        month.start()
         try:
+            month.start()
             month.run(options.nights)
         finally:
             month.stop()

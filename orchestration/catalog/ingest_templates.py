@@ -12,6 +12,7 @@ from orchestration.catalog.fields import checked_owner
 from orchestration.catalog.templated_yaml import UNKNOWN, NeedsVariables, templated_mapping
 
 ID = re.compile(rb"""\bid: *["']?([^\s"',}]+)""")
+OWN_ID = re.compile(rb"""^id: *["']?([^\s"',}]+)["']? *\r?$""", re.MULTILINE)
 # The one variable that a template can use.
 VERSION = "{{ version }}"
 # What the source types call the place they read from. Source: dcpy/lifecycle/ingest/models.py.
@@ -91,16 +92,21 @@ def templates_of(folder: Path, datasets: Iterable[str]) -> dict[str, str]:
 
 
 def _gives_itself(path: Path) -> bool:
-    if _ids_in(path) == {path.stem}:
+    # Its id is what it gives, or the file cannot be read.
+    if path.stem.encode() in OWN_ID.findall(_bytes(path)):
         return True
     return path.stem in read_template(path).gives
 
 
 def _ids_in(path: Path) -> set[str]:
+    return {match.decode(errors="replace") for match in ID.findall(_bytes(path))}
+
+
+def _bytes(path: Path) -> bytes:
     try:
-        return {match.decode(errors="replace") for match in ID.findall(path.read_bytes())}
+        return path.read_bytes()
     except OSError:
-        return set()
+        return b""
 
 
 def read_template(path: Path) -> IngestTemplate:

@@ -172,11 +172,10 @@ class Supervisor:
             if self.signals.has_stopped:
                 break
             self.background.watch()
-            self.orphans.watch(self.forkserver.pids)
             self.runs.watch()
             self.locations.watch()
             self.nightly.watch(self.sources.file.retention)
-            if not self.dagster.watch() or not self._state_is_there():
+            if not self.dagster.watch() or not self._look():
                 return 1
             if claim and not claim.watch():
                 return 1
@@ -205,10 +204,12 @@ class Supervisor:
         for key, _ in self.selector.select(timeout=seconds):
             key.data()
 
-    def _state_is_there(self) -> bool:
+    def _look(self) -> bool:
+        """Looks at what does not tell, now and then; False where Dagster's state has gone."""
         if time.monotonic() - self._looked < LOOK_SECONDS:
             return True
         self._looked = time.monotonic()
+        self.orphans.watch(self.forkserver.pids)
         return self.claims.are_there()
 
     def _handle(self, request: control.Request, caller: control.Caller) -> None:
@@ -299,7 +300,3 @@ def main() -> int:
     except OSError as error:
         print(explained(error), file=sys.stderr)
     return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

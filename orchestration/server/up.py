@@ -67,7 +67,7 @@ def up(
     process = subprocess.Popen(
         [
             *(sys.executable, "-I", "-S", reaper.__file__, str(GRACE_SECONDS)),
-            *(sys.executable, "-m", "orchestration.server.supervisor", json.dumps(settings)),
+            *(sys.executable, "-m", "orchestration.server", json.dumps(settings)),
         ],
         cwd=PROJECT_ROOT,
         env={**os.environ, "PYTHONIOENCODING": getattr(sys.stdout, "encoding", None) or "utf-8"},
