@@ -160,15 +160,20 @@ class CodeLocation:
 
     def take_kept(self) -> None:
         """Serves what it was served with before, where it would load the same now."""
-        loaded_from, installation = self._files_state(), self._installation
-        if not installation or self._interpreter():
-            return
-        if kept := kept_answers(self._answers_path, self._env, installation):
+        loaded_from = self._files_state()
+        if kept := self._kept():
             self._loaded_from, self.load_seconds = loaded_from, KEPT_LOAD_SECONDS
             with suppress(FileNotFoundError):
                 for line in self._log_path.read_text(errors="replace").splitlines():
                     print(f"[{self.name}] {line}")
             self.take(kept)
+
+    def _kept(self) -> Answers | None:
+        """Its answers on disk, where its code would give the same now, as far as can be known."""
+        installation = self._installation
+        if not installation or self._interpreter():
+            return None
+        return kept_answers(self._answers_path, self.environment(self._env), installation)
 
     @property
     def _installation(self) -> str | None:
@@ -241,10 +246,10 @@ class CodeLocation:
             return
         self._waking.append(caller)
         if self.state is LocationState.ASLEEP:
-            if self._files_state() == self._loaded_from:
+            if self._files_state() == self._loaded_from and self._kept():
                 self._start_server()
             else:
-                # What has changed since may not be served together with answers of before.
+                # Its code may give others now, and half of each is never served.
                 self.load()
 
     def sleep(self) -> None:

@@ -25,7 +25,8 @@ from orchestration.server.forkserver import Forkserver, ending
 from orchestration.server.service import Service
 from orchestration.server.sources import Sources
 
-LOOK_SECONDS = 0.5
+# Less than the supervisor waits when nothing happens: each time it wakes then, this is due.
+LOOK_SECONDS = 0.4
 # How much longer than the others a location may take to load before nobody waits for it any more,
 # and how long they take as long as none of them has loaded.
 PATIENCE_SECONDS = 1.0

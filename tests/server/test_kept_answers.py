@@ -15,9 +15,10 @@ import pytest
 
 from orchestration.catalog.checkout import SAMPLE_ROOT
 from orchestration.server.code_location import CodeLocation
-from orchestration.server.control import Served
+from orchestration.server.control import Caller, Served
 from orchestration.server.dependencies import installation_of
 from orchestration.server.forkserver import Forkserver
+from orchestration.server.states import LocationState
 from orchestration.server.supervisor import any_location
 from tests.harness.processes import wait_until
 from tests.harness.up_server import copy_project, serving
@@ -169,6 +170,28 @@ def test_a_changed_import_of_an_import(start: Start) -> None:
     settled(start.product / "definitions.py", team)
     changed = start.product / "second.py"
     assert_only_loaded_anew_after(start, lambda: settled(changed, "VALUE = 22\n"))
+
+
+@pytest.mark.parametrize("becomes", ["1\n", "22\n"])
+def test_a_sleeping_location_answers_with_the_code_that_is_woken(
+    start: Start, becomes: str
+) -> None:
+    """Where nobody watches, such as an import of an import, answers of before went on."""
+    changed = start.product / "second.py"
+    settled(changed, "VALUE = 1\n")
+    settled(start.product / "first.py", "from second import VALUE\n")
+    settled(start.product / "definitions.py", TEAM.format(imported="first", value="first.VALUE"))
+    assert not start.is_kept()
+    location = start.location()
+    location.take_kept()
+    settled(changed, f"VALUE = {becomes}")
+    asking, answering = socket.socketpair()
+    with asking, open(os.devnull, "w") as output, redirect_stdout(output):
+        location.wake(Caller(answering))
+        is_loaded_anew = location.state is LocationState.LOADING
+        location.end()
+        assert wait_until(lambda: location.watch() or not location.services)
+    assert is_loaded_anew == (becomes != "1\n")
 
 
 def test_a_file_that_is_put_back_with_the_time_it_had(start: Start) -> None:
