@@ -190,7 +190,7 @@ def sources(server: Server, product: str) -> set[str]:
     return {key["path"][1] for key in plan["dependencyKeys"]}
 
 
-def test_saving_a_recipe_reloads_that_location_alone_and_lineage_follows(server: Server) -> None:
+def test_saving_a_recipe_reloads_its_location_and_lineage_and_owners_follow(server: Server) -> None:
     before = server.loads()
     assert sources(server, "libraries") == {"bpl_libraries", "nypl_libraries", "qpl_libraries"}
     recipe = server.product_folder("libraries") / "recipe.yml"
@@ -199,7 +199,10 @@ def test_saving_a_recipe_reloads_that_location_alone_and_lineage_follows(server:
         lambda: sources(server, "libraries") == {"bpl_libraries", "nypl_libraries", "dpr_parks"},
         PROMISED_SECONDS,
     )
-    assert changed(before, server.loads()) == {"libraries"}
+    # Who takes a template in owns it.
+    server.wait_for(
+        lambda: changed(before, server.loads()) == {"ingest", "libraries"}, PROMISED_SECONDS
+    )
 
     # A template that the recipe names already.
     before = server.loads()
