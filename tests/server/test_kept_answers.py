@@ -190,7 +190,12 @@ def test_a_sleeping_location_answers_with_the_code_that_is_woken(
         location.wake(Caller(answering))
         is_loaded_anew = location.state is LocationState.LOADING
         location.end()
-        assert wait_until(lambda: location.watch() or not location.services)
+
+        def is_over() -> bool:
+            location.watch()
+            return not location.services
+
+        assert wait_until(is_over)
     assert is_loaded_anew == (becomes != "1\n")
 
 
