@@ -168,15 +168,32 @@ def rehearse(definitions: Definitions) -> None:
     Dagster makes much of what it needs at its first use, the checks of its records above all. What
     is there before a fork is shared, and not made again by each.
     """
+    from dagster._core.code_pointer import CodePointer
     from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteRepositoryOrigin
     from dagster._core.remote_representation.external_data import JobDataSnap, RepositorySnap
+    from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+    from dagster._grpc.types import (
+        GetCurrentImageResult,
+        ListRepositoriesResponse,
+        LoadableRepositorySymbol,
+    )
+    from dagster._utils.log import configure_loggers
 
+    configure_loggers(log_level="WARNING")
+    LoadableTargetOrigin(module_name="any")
     repository = definitions.get_repository_def()
     repository.load_all_definitions()
     server = GrpcServerCodeLocationOrigin("localhost", socket="socket")
     exchanged: list[Any] = [
         RemoteRepositoryOrigin(server, repository.name),
         RepositorySnap.from_def(repository, defer_snapshots=True),
+        ListRepositoriesResponse(
+            [LoadableRepositorySymbol(repository_name=repository.name, attribute="defs")],
+            repository_code_pointer_dict={
+                repository.name: CodePointer.from_module("any", "defs", None)
+            },
+        ),
+        GetCurrentImageResult(current_image=None, serializable_error_info=None),
     ]
     for job in repository.get_all_jobs():
         exchanged.append(JobDataSnap.from_job_def(job, include_parent_snapshot=True))
@@ -218,9 +235,11 @@ def code_server_here(*, name: str, module: str, folder: str) -> Ask:
     from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
     from dagster._core.utils import FuturesAwareThreadPoolExecutor
     from dagster._grpc.server import DagsterApiServer
-    from dagster._utils.log import configure_loggers
 
-    configure_loggers(log_level="WARNING")
+    # Configured by now, with the standard output of then.
+    for handler in logging.getLogger("dagster").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(sys.stdout)
     # It would print pages about a location that cannot be loaded.
     silent = logging.Logger("dagster.code_server", logging.CRITICAL + 1)
     server = DagsterApiServer(
