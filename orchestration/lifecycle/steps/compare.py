@@ -150,7 +150,15 @@ def _by_key(
             f"count(*) FILTER (o.v{number} IS DISTINCT FROM n.v{number})"
             for number in range(len(others))
         )
-        sides = (f"(SELECT {keys}, {columns} FROM {source} t)" for source in (old, new))
+        connection.execute(
+            f"CREATE OR REPLACE TEMP TABLE c AS SELECT {names} FROM {which['changed']}"
+        )
+        is_changed = is_same_key.replace("o.", "c.")
+        sides = (
+            f"(SELECT * FROM (SELECT {keys}, {columns} FROM {source} t) n "
+            f"WHERE EXISTS (FROM c WHERE {is_changed}))"
+            for source in (old, new)
+        )
         row = connection.execute(
             f"SELECT {counts} FROM {next(sides)} o JOIN {next(sides)} n ON {is_same_key}"
         ).fetchone()

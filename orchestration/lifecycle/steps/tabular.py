@@ -1,5 +1,6 @@
 """What tabular files hold: parquet, CSV and DuckDB. On DuckDB alone, without its extensions."""
 
+import codecs
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ PREVIEW_ROWS = 10
 PREVIEW_COLUMNS = 40
 CELL_CHARACTERS = 60
 MAX_TABLES = 200
+CHUNK = 1 << 20
+SMALL_BYTES = 4_000_000
 # The header is never guessed: a column of words would lose its name.
 CSV_OPTIONS = "header = true, hive_partitioning = false"
 FORMATS = (".parquet", ".csv", ".duckdb")
@@ -38,7 +41,10 @@ def describe(connection: Any, folder: Path, file: str) -> list[dict[str, Any]]:
     try:
         with tables(connection, folder / file) as found:
             return [
-                {"name": f"{file}: {name}" if name else file, **described(connection, source)}
+                {
+                    "name": f"{file}: {name}" if name else file,
+                    **described(connection, _read_once(connection, folder / file, source)),
+                }
                 for name, source in found[:MAX_TABLES]
             ]
     except duckdb.Error as error:
@@ -51,7 +57,7 @@ def tables(connection: Any, path: Path, alias: str = "file") -> Iterator[list[tu
     if path.suffix == ".parquet":
         yield [("", f"read_parquet({_pattern(path)}, hive_partitioning = false)")]
     elif path.suffix == ".csv":
-        yield [("", _csv(connection, path))]
+        yield [("", _csv(path))]
     else:
         connection.execute(f"ATTACH {_text(path)} AS {alias} (READ_ONLY)")
         try:
@@ -75,21 +81,42 @@ def tables(connection: Any, path: Path, alias: str = "file") -> Iterator[list[tu
             connection.execute(f"DETACH {alias}")
 
 
+def _read_once(connection: Any, path: Path, source: str) -> str:
+    """The source; a small CSV as a table, since what is in it is guessed each time it is read."""
+    import duckdb
+
+    if path.suffix != ".csv" or path.stat().st_size > SMALL_BYTES:
+        return source
+    try:
+        connection.execute(f"CREATE OR REPLACE TEMP TABLE small AS FROM {source}")
+    except duckdb.Error:
+        # A value further down is not what the first ones are; its rows can be told all the same.
+        return source
+    return "small"
+
+
 def as_text(source: str) -> str:
     """The source with a CSV's values as the file has them, instead of what they seem to be."""
     return source.replace(CSV_OPTIONS, f"{CSV_OPTIONS}, all_varchar = true")
 
 
-def _csv(connection: Any, path: Path) -> str:
-    import duckdb
+def _csv(path: Path) -> str:
+    # In latin-1 each byte is a character.
+    encoding = "" if _is_utf8(path) else ", encoding = 'latin-1'"
+    return f"read_csv({_pattern(path)}, {CSV_OPTIONS}{encoding})"
 
-    source = f"read_csv({_pattern(path)}, {CSV_OPTIONS})"
+
+def _is_utf8(path: Path) -> bool:
+    """Whether it is; to read it as a table, which ends at what is not, takes a second or two."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
     try:
-        connection.execute(f"SELECT count(*) FROM {source}")
-    except duckdb.InvalidInputException:
-        # Each byte is a character of it.
-        source = f"read_csv({_pattern(path)}, {CSV_OPTIONS}, encoding = 'latin-1')"
-    return source
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                decoder.decode(chunk)
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def described(connection: Any, source: str) -> dict[str, Any]:
