@@ -4,11 +4,13 @@ MOTO := $(VENV)/moto
 SAMPLE := sample/data-engineering
 HOST ?= 127.0.0.1
 PORT ?= 3000
+# Most of what a test does is to wait for processes of its own.
+WORKERS = $$((2 * $$(getconf _NPROCESSORS_ONLN)))
 IS_RECENT := 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
 
 export DATA_ENGINEERING_ROOT DCPY_PYTHON
 
-.PHONY: up dcpy init generate checkout lint test bench soak month
+.PHONY: up dcpy init generate checkout lint test test-long bench soak month
 
 up: checkout dcpy
 	@exec $(PYTHON) -m orchestration up --host $(HOST) --port $(PORT)
@@ -32,10 +34,13 @@ lint: $(VENV)/installed-dev
 
 # Always on the bundled sample, whose locations it generates; on a real checkout, too, where
 # DATA_ENGINEERING_ROOT names one and DCPY_PYTHON an interpreter with its dcpy.
-test: $(VENV)/installed-dev $(if $(DCPY_PYTHON),$(MOTO)/installed)
+test: TESTS := not long
+test-long: TESTS := long
+test test-long: $(VENV)/installed-dev $(if $(DCPY_PYTHON),$(MOTO)/installed)
 	@$(MAKE) --no-print-directory dcpy DATA_ENGINEERING_ROOT=$(SAMPLE) DCPY_PYTHON=
 	@DATA_ENGINEERING_ROOT=$(SAMPLE) $(PYTHON) -m orchestration generate
-	PATH="$(abspath $(MOTO)/bin):$$PATH" $(PYTHON) -m pytest --numprocesses auto --dist loadfile
+	PATH="$(abspath $(MOTO)/bin):$$PATH" $(PYTHON) -m pytest -m "$(TESTS)" \
+		--numprocesses $(WORKERS) --dist loadfile
 
 soak: $(VENV)/installed-dev
 	@$(MAKE) --no-print-directory dcpy DATA_ENGINEERING_ROOT=$(SAMPLE) DCPY_PYTHON=

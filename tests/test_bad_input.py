@@ -79,6 +79,7 @@ def _scalar(chosen: random.Random, value: Any) -> str:
     return json.dumps(value) if chosen.random() < 0.8 else str(value)
 
 
+@pytest.mark.long
 def test_ten_thousand_product_lists_are_read_or_refused_with_file_and_line(
     tmp_path: Path, project: Path
 ) -> None:

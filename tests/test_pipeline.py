@@ -196,6 +196,7 @@ def test_what_a_stage_prints_is_in_the_uis_tab_of_standard_output_and_once_in_th
     assert built.outputs["libraries"].count("Wrote 24 branches") == 1
 
 
+@pytest.mark.long
 def test_the_other_products_of_the_sample_are_built(workplace: Workplace) -> None:
     for arguments in (
         ("ingest/dpr_parks", "20260101"),

@@ -97,6 +97,7 @@ def test_a_location_loads_as_its_server_loads_it(
     assert jobs == ({"ingest_city_libraries"} if location == "ingest" else own)
 
 
+@pytest.mark.long
 def test_all_locations_are_valid_to_dagsters_own_check(tmp_path: Path) -> None:
     # It catches what loading does not, such as a job's invalid config.
     checked = subprocess.run(

@@ -419,7 +419,11 @@ class Server:
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Runs `python -m orchestration` in the same project, on the same checkout."""
-        env = {"DATA_ENGINEERING_ROOT": str(self.checkout)}
+        env = {
+            "DATA_ENGINEERING_ROOT": str(self.checkout),
+            "DCPY_LIFECYCLE_DATA_DIR": str(self.state),
+            "DAGSTER_HOME": "",
+        }
         return orchestration(*arguments, env=env, project=self.project)
 
     def status(self) -> subprocess.CompletedProcess[str]:

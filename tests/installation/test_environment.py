@@ -86,6 +86,7 @@ def place(project: Path, tmp_path: Path) -> Place:
     return Place(project, tmp_path)
 
 
+@pytest.mark.long
 def test_each_checkout_has_its_own_dcpy_which_is_kept_and_leads_to_it(
     place: Place, tmp_path: Path
 ) -> None:
@@ -118,6 +119,7 @@ def test_each_checkout_has_its_own_dcpy_which_is_kept_and_leads_to_it(
     assert [tree(root) for root in roots] == before, "a checkout is only read"
 
 
+@pytest.mark.long
 def test_an_environment_is_made_anew_where_the_pins_have_changed_and_only_whole(
     place: Place,
 ) -> None:
@@ -164,6 +166,7 @@ def test_what_cannot_be_installed_is_a_sentence_and_leaves_nothing(place: Place)
     assert not list(place.environments(root).glob("venv*"))
 
 
+@pytest.mark.long
 def test_what_the_builds_call_is_installed_as_far_as_it_can_be_had(place: Place) -> None:
     root = place.checkout("checkout")
     place.package("dbt-core", "1.0", "dbt-parser")

@@ -110,6 +110,7 @@ def build(place: Place, slug: str, *keys: str, fails: bool = False) -> None:
         place.run("materialize", f"{slug}/build", key, fails=fails)
 
 
+@pytest.mark.long
 def test_old_versions_go_with_their_keys_and_runs_and_the_latest_and_the_starters_stay(
     place: Place,
 ) -> None:
@@ -208,6 +209,7 @@ def test_what_is_worked_on_and_what_it_takes_in_stays(place: Place) -> None:
     assert place.builds("good") == {"2-b"}
 
 
+@pytest.mark.long
 def test_whenever_it_is_killed_nothing_is_half_removed_and_the_next_one_goes_on(
     place: Place, tmp_path: Path
 ) -> None:

@@ -107,6 +107,7 @@ def test_without_it_nothing_of_postgres_is_imported() -> None:
     assert found.stdout == "[]\n"
 
 
+@pytest.mark.long
 def test_many_hosts_that_begin_at_once_meet_in_one_database(database: str, tmp_path: Path) -> None:
     hosts = [
         subprocess.Popen(
@@ -145,6 +146,7 @@ def claims(tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
         process.communicate()
 
 
+@pytest.mark.long
 def test_one_at_a_time_has_the_database_and_has_it_again_after_an_outage(
     database: str,
     cluster: Postgres,

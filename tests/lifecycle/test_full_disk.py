@@ -12,6 +12,8 @@ import pytest
 from orchestration.catalog.checkout import PROJECT_ROOT
 from tests.harness.up_server import checkout_of, copy_project
 
+pytestmark = pytest.mark.long
+
 IN_A_NAMESPACE = ("unshare", "--map-root-user", "--mount")
 # More than the disk has room for beside what there is.
 BUILD_SCRIPT = """

@@ -46,6 +46,7 @@ def measure(folder: Path, script: str) -> None:
     (folder / "measured.json").write_text(json.dumps(measured))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "flood",
     [

@@ -163,6 +163,7 @@ def ingest_branches() -> bool:
     return tried_once(["materialize", "ingest/bpl_libraries", "20260101"]) == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("make", "result", "read", "kills"),
     [
@@ -232,6 +233,7 @@ def test_an_ingest_that_fails_leaves_the_earlier_result(
     assert tree(result.resolve()) == before
 
 
+@pytest.mark.long
 def test_a_result_stays_whole_whatever_of_a_running_up_is_killed_while_it_is_made_anew(
     tmp_path: Path,
 ) -> None:
@@ -369,6 +371,7 @@ def generate_until(checkout: Path, project: Path, number: int) -> None:
     generate(checkout, project)
 
 
+@pytest.mark.long
 def test_every_generated_file_is_the_old_or_the_new_one_when_the_generator_is_killed(
     tmp_path: Path, project: Path, checkout: Path
 ) -> None:

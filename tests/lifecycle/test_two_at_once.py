@@ -133,6 +133,7 @@ def seed(slugs: Sequence[str]) -> int:
         return 0
 
 
+@pytest.mark.long
 def test_twenty_products_together_while_up_adds_their_starter_partitions(
     tmp_path: Path,
     lifecycle: Path,

@@ -378,6 +378,7 @@ def test_where_the_rehearsal_has_changed_servers_start_as_dagster_starts_them(
     assert said.startswith("warning: starting stock servers, which is slow: TypeError: ")
 
 
+@pytest.mark.long
 def test_where_dagster_has_moved_its_names_up_serves_and_runs_without_them(tmp_path: Path) -> None:
     project = copy_project(tmp_path)
     pretend_done(project, "libraries", "build")

@@ -3,10 +3,14 @@
 import socket
 from pathlib import Path
 
+import pytest
+
 from orchestration.instance.home import POSTGRES_VARIABLE
 from tests.harness.postgres import PASSWORD, Postgres
 from tests.harness.processes import wait_until
 from tests.harness.up_server import copy_project, pretend_done, started, write_products
+
+pytestmark = pytest.mark.long
 
 
 def test_up_and_its_runs_wait_for_their_database(

@@ -34,6 +34,8 @@ from tests.harness.up_server import (
     write_products,
 )
 
+pytestmark = pytest.mark.long
+
 HOST = "127.0.0.1"
 DEPLOYMENT = Path("products", "deployment.yml")
 DAGSTER = Path(sys.executable).with_name("dagster")

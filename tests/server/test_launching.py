@@ -10,6 +10,8 @@ import yaml
 from orchestration.definitions.launching import LAUNCHED_BY_TAG, launch_config
 from tests.harness.up_server import LAUNCH, Server, copy_project, selector, serving
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def server(

@@ -9,6 +9,8 @@ import pytest
 from orchestration.server.nightly import CLEANED, is_due
 from tests.harness.up_server import checkout_of, copy_project, pretend_done, serving, write_products
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize(
     ("last", "now", "due"),

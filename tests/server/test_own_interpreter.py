@@ -228,6 +228,7 @@ def test_an_interpreter_that_is_missing_is_used_once_it_is_made(server: Server) 
     server.wait_for(lambda: server.locations()["later"] is None, seconds=30)
 
 
+@pytest.mark.long
 def test_commands_without_a_server_use_it_too(server: Server) -> None:
     where = {"DCPY_LIFECYCLE_DATA_DIR": str(server.state), "DAGSTER_HOME": ""}
     where["DATA_ENGINEERING_ROOT"] = str(server.checkout)
