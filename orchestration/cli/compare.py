@@ -50,7 +50,7 @@ def command(selection: str, old: str, new: str, key: list[str], as_json: bool) -
 def _differences(selection: str, old: str, new: str, key: list[str]) -> Any:
     from orchestration.catalog.partition_keys import check_key
     from orchestration.cli.selection import Catalog
-    from orchestration.lifecycle.comparison import compare
+    from orchestration.lifecycle.compare import compare
     from orchestration.lifecycle.environment import dcpy_python
     from orchestration.lifecycle.results import build_folder, ingest_result, lifecycle_dir
 

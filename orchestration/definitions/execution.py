@@ -31,12 +31,13 @@ BACKOFFS = {"constant": None, "linear": Backoff.LINEAR, "exponential": Backoff.E
 
 
 def execute(
-    work: Callable[[], Outcome], context: AssetExecutionContext, retries: Retries, stage: str
+    work: Callable[..., Outcome], context: AssetExecutionContext, retries: Retries, stage: str
 ) -> Iterator[Event]:
     """Does the work of the stage, and gives the materialization, and the results of its checks.
 
-    Raises Failure with the sentence that says why the work was not done, or RetryRequested where
-    that may pass.
+    `work` calls what it is given as `before_publishing` when its result is complete. Raises
+    Failure with the sentence that says why the work was not done, or RetryRequested where that may
+    pass.
     """
     attempt, times = context.op_execution_context.retry_number, retries.times(stage)
     if attempt:
@@ -46,8 +47,8 @@ def execute(
         context.log.info(f"Trying again in {seconds:g} seconds ({attempt} of {times}).")
         time.sleep(seconds)
     try:
-        with ending_when_given_up(context.instance, context.run.run_id):
-            outcome = work()
+        with ending_when_given_up(context.instance, context.run.run_id) as check:
+            outcome = work(before_publishing=check)
     except StageFailed as failed:
         if failed.checks:
             yield from check_events(failed.checks, context)

@@ -6,13 +6,11 @@ such a run would publish then must not appear: it may have been launched again e
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from dagster import DagsterInstance
 from sqlalchemy.exc import DatabaseError
-
-from orchestration.lifecycle.results import before_publishing
 
 LOOK_SECONDS = 5.0
 GIVEN_UP = 75
@@ -20,8 +18,11 @@ GIVEN_UP = 75
 
 
 @contextmanager
-def ending_when_given_up(instance: DagsterInstance, run_id: str) -> Iterator[None]:
-    """Ends this process as soon as the run has ended, and before it publishes anything then."""
+def ending_when_given_up(instance: DagsterInstance, run_id: str) -> Iterator[Callable[[], None]]:
+    """Ends this process as soon as the run has ended.
+
+    Gives what does so at once, to be called before something is published.
+    """
 
     def check() -> None:
         run = instance.get_run_by_id(run_id)
@@ -40,7 +41,6 @@ def ending_when_given_up(instance: DagsterInstance, run_id: str) -> Iterator[Non
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        with before_publishing(check):
-            yield
+        yield check
     finally:
         is_done.set()

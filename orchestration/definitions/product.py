@@ -1,6 +1,7 @@
 """The assets of a product's build: plan, load, build, package."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from dagster import (
@@ -179,7 +180,7 @@ def build_stage_asset(
     def run(context: AssetExecutionContext, *, resumes: bool = False) -> Iterator[Event]:
         partition = partition_of(context)
         return execute(
-            lambda: run_stage(product, stage, partition, context.log, resumes=resumes),
+            partial(run_stage, product, stage, partition, context.log, resumes=resumes),
             context,
             product.retries,
             stage,

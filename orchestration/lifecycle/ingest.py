@@ -1,7 +1,7 @@
 """The ingest of one version of a template."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from orchestration.catalog.checkout import checkout_root, templates_folder
@@ -29,10 +29,13 @@ def ingest(
     options: Mapping[str, Any],
     checks: Checks,
     logger: logging.Logger,
+    *,
+    before_publishing: Callable[[], None] = lambda: None,
 ) -> Ingested:
     """Ingests the version, with dcpy's `options`, in a process of its own, and checks it.
 
-    Another run on that version is waited for. Raises StageFailed, whose text names the template.
+    Another run on that version is waited for. `before_publishing` is called when the result is
+    complete. Raises StageFailed, whose text names the template.
     """
     subject = f"Template {template.id!r}"
     if template.problem:
@@ -51,7 +54,7 @@ def ingest(
                     f"Another run is ingesting version {version!r}; waiting for it to end."
                 ),
             ),
-            staged(result, "ingest") as staging,
+            staged(result, "ingest", before_publishing=before_publishing) as staging,
         ):
             before = version_before(result, "ingest")
             env = base_environment(root=root, lifecycle=lifecycle, python=python[0])

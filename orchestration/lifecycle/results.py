@@ -80,17 +80,7 @@ class Staging:
         self.is_aside = True
 
 
-_checks: list[Callable[[], None]] = []
-
-
-@contextmanager
-def before_publishing(check: Callable[[], None]) -> Iterator[None]:
-    """Has `check` called while the block lasts, whenever a complete result is about to appear."""
-    _checks.append(check)
-    try:
-        yield
-    finally:
-        _checks.remove(check)
+def _nothing() -> None: ...
 
 
 def failed_log(result: Path, stage: str) -> Path:
@@ -100,9 +90,16 @@ def failed_log(result: Path, stage: str) -> Path:
 
 @contextmanager
 def staged(
-    result: Path, stage: str, *, keeps_unfinished: bool = False, resumes: bool = False
+    result: Path,
+    stage: str,
+    *,
+    keeps_unfinished: bool = False,
+    resumes: bool = False,
+    before_publishing: Callable[[], None] = _nothing,
 ) -> Iterator[Staging]:
     """A new version of the result at `result`, published if the block ends without an exception.
+
+    `before_publishing` is called when it is complete, and is about to appear.
 
     The log ends up as `<stage>.log` in the result. Other runs must be kept away by `locked`: what
     an earlier attempt left behind is removed. With `keeps_unfinished` an attempt that fails stays
@@ -123,8 +120,7 @@ def staged(
         yield staging
         log.touch()
         log.rename(folder / f"{stage}.log")
-        for check in _checks:
-            check()
+        before_publishing()
         _point(result, folder)
     except BaseException:
         # An interrupt can come when the new result is in its place already.

@@ -72,6 +72,8 @@ class Build:
     secret_names: Collection[str]
     """Those of them that are secret."""
     resumes: bool
+    before_publishing: Callable[[], None]
+    """Called when a result is complete."""
 
     @property
     def name(self) -> str:
@@ -119,11 +121,13 @@ def run_stage(
     logger: logging.Logger,
     *,
     resumes: bool = False,
+    before_publishing: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Does the stage's work for the partition of a product's builds, in a process of its own.
 
     Another run on that partition is waited for. A build that `resumes` goes on from the command
-    that failed. Raises StageFailed, whose text names the product.
+    that failed. `before_publishing` is called when a result is complete. Raises
+    StageFailed, whose text names the product.
     """
     with failing(f"Product {product.id!r}"):
         key = read_build_key(partition)
@@ -140,6 +144,7 @@ def run_stage(
             env=env,
             secret_names=secret_names,
             resumes=resumes,
+            before_publishing=before_publishing,
         )
         with in_use(
             lifecycle,
@@ -155,7 +160,7 @@ def _plan(build: Build, logger: logging.Logger) -> Planned:
     result = build.folder / "plan"
     if warning := _inputs(build.source / build.product.recipe).warning:
         logger.warning(warning)
-    with staged(result, "plan") as staging:
+    with staged(result, "plan", before_publishing=build.before_publishing) as staging:
         step = _step(
             logger,
             build,
@@ -184,7 +189,7 @@ def _plan(build: Build, logger: logging.Logger) -> Planned:
 def _load(build: Build, logger: logging.Logger) -> Loaded:
     plan = build.result("plan", "load")
     result = build.folder / "load"
-    with staged(result, "load") as staging:
+    with staged(result, "load", before_publishing=build.before_publishing) as staging:
         lock_file = staging.folder / LOCK_FILE
         shutil.copy2(plan / LOCK_FILE, lock_file)
         env = load_environment(
@@ -219,7 +224,13 @@ def _build(build: Build, logger: logging.Logger) -> Built:
     result = build.folder / "build"
     lock = _read_lock(loaded)
     commit = commit_of(build.root)
-    with staged(result, "build", keeps_unfinished=True, resumes=build.resumes) as staging:
+    with staged(
+        result,
+        "build",
+        keeps_unfinished=True,
+        resumes=build.resumes,
+        before_publishing=build.before_publishing,
+    ) as staging:
         env = build_environment(
             build.environment(), lock=lock, build_name=build.name, output=staging.folder
         )

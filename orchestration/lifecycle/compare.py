@@ -1,4 +1,4 @@
-"""How two results differ, file by file and row by row."""
+"""How two results differ, file by file and row by row, as `steps/compare.py` finds out."""
 
 import json
 import subprocess
