@@ -10,11 +10,9 @@ from orchestration.catalog.ingest_templates import IngestTemplate, templates_of
 from orchestration.catalog.partition_keys import check_key
 from orchestration.lifecycle.checks import check_tables, publishable
 from orchestration.lifecycle.child import StageFailed
-from orchestration.lifecycle.environment import base_environment, dcpy_python
 from orchestration.lifecycle.outcomes import Ingested
-from orchestration.lifecycle.redaction import Redactor
 from orchestration.lifecycle.results import in_use, ingest_result, lifecycle_dir, staged
-from orchestration.lifecycle.step_runner import failing, run_step
+from orchestration.lifecycle.step_runner import Steps, failing
 from orchestration.lifecycle.tables import (
     keep_tables,
     map_parameters,
@@ -44,7 +42,7 @@ def ingest(
         logger.warning(f"{subject}: {warning}")
     with failing(subject):
         version = check_key(version)
-        root, lifecycle, python = checkout_root(), lifecycle_dir(), dcpy_python(None)
+        lifecycle, templates = lifecycle_dir(), templates_folder(checkout_root())
         result = ingest_result(lifecycle, template.id, version)
         with (
             in_use(
@@ -57,8 +55,7 @@ def ingest(
             staged(result, "ingest", before_publishing=before_publishing) as staging,
         ):
             before = version_before(result, "ingest")
-            env = base_environment(root=root, lifecycle=lifecycle, python=python[0])
-            step = run_step(
+            step = Steps.of_checkout(result, staging).run(
                 logger,
                 stage="ingest",
                 subject=f"{subject}, version {version!r}",
@@ -66,17 +63,11 @@ def ingest(
                     "name": template.id,
                     "version": version,
                     "folder": str(staging.folder),
-                    "templates": str(templates_folder(root)),
-                    "templates_of": templates_of(templates_folder(root), [template.source or ""]),
+                    "templates": str(templates),
+                    "templates_of": templates_of(templates, [template.source or ""]),
                     "options": dict(options),
                     **map_parameters(before, staging),
                 },
-                env=env,
-                redact=Redactor(env),
-                root=root,
-                python=python,
-                result=result,
-                staging=staging,
             )
             tables = with_maps(step.data["datasets"])
             keep_tables(staging.folder, "ingest", version, tables)

@@ -5,10 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestration.catalog.checkout import checkout_root, templates_folder
-from orchestration.lifecycle.environment import base_environment, dcpy_python
-from orchestration.lifecycle.redaction import Redactor
 from orchestration.lifecycle.results import in_use, lifecycle_dir, staged
-from orchestration.lifecycle.step_runner import failing, run_step
+from orchestration.lifecycle.step_runner import Steps, failing
 
 VERSIONS = "versions"
 
@@ -31,27 +29,20 @@ def source_versions(
     StageFailed where nothing could be asked at all.
     """
     with failing(f"The versions of {whose}"):
-        root, lifecycle, python = checkout_root(), lifecycle_dir(), dcpy_python(None)
+        lifecycle = lifecycle_dir()
         result = lifecycle / VERSIONS / whose
         waiting = f"Somebody else asks for the versions of {whose}; waiting for that to end."
         with (
             in_use(lifecycle, result, waiting=lambda: logger.warning(waiting)),
             staged(result, VERSIONS) as staging,
         ):
-            env = base_environment(root=root, lifecycle=lifecycle, python=python[0])
-            asked = run_step(
+            asked = Steps.of_checkout(result, staging).run(
                 logger,
                 stage=VERSIONS,
                 subject=f"The versions of {whose}",
                 parameters={
                     "names": list(template_ids),
-                    "templates": str(templates_folder(root)),
+                    "templates": str(templates_folder(checkout_root())),
                 },
-                env=env,
-                redact=Redactor(env),
-                root=root,
-                python=python,
-                result=result,
-                staging=staging,
             )
         return SourceVersions(asked.data["versions"], asked.data["problems"])

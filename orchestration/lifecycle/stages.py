@@ -49,7 +49,7 @@ from orchestration.lifecycle.results import (
     staged,
 )
 from orchestration.lifecycle.schemas import marked
-from orchestration.lifecycle.step_runner import StepResult, failing, run_step
+from orchestration.lifecycle.step_runner import StepResult, Steps, failing
 from orchestration.lifecycle.tables import Earlier, earlier, keep_tables, newest, tables_in
 from orchestration.lifecycle.workspace import Workspace, private_lifecycle
 
@@ -102,6 +102,10 @@ class Build:
     def redactor(self, env: Mapping[str, str]) -> Redactor:
         """Masks the secrets of the environment."""
         return Redactor(env, self.secret_names)
+
+    def steps(self, env: Mapping[str, str], result: Path, staging: Staging) -> Steps:
+        """What dcpy's interpreter is to run for it, in that environment."""
+        return Steps(result, staging, self.root, self.python, env, self.redactor(env))
 
     def result(self, stage: str, needed_by: str) -> Path:
         """The folder of an earlier stage's result; raises StageFailed where there is none."""
@@ -278,12 +282,7 @@ def _build(build: Build, logger: logging.Logger) -> Built:
             logger,
             before=next(filter(None, baselines.values()), None),
             subject=f"{build.subject}, checks",
-            env=env,
-            redact=redact,
-            root=build.root,
-            python=build.python,
-            result=result,
-            staging=staging,
+            steps=build.steps(env, result, staging),
         )
         results: Sequence[CheckResult] = []
         if tables is not None:
@@ -360,7 +359,7 @@ def _step(
     staging: Staging,
 ) -> StepResult:
     recipe = build.source / build.product.recipe
-    return run_step(
+    return build.steps(env, result, staging).run(
         logger,
         stage=stage,
         subject=f"{build.subject}, {stage}",
@@ -371,12 +370,6 @@ def _step(
             "templates_of": templates_of(templates_folder(build.root), _inputs(recipe).datasets),
             **parameters,
         },
-        env=env,
-        redact=build.redactor(env),
-        root=build.root,
-        python=build.python,
-        result=result,
-        staging=staging,
     )
 
 

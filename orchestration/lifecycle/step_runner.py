@@ -12,12 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from orchestration import OrchestrationError, explained
+from orchestration.catalog.checkout import checkout_root
 from orchestration.lifecycle import child
 from orchestration.lifecycle.child import StageFailed
-from orchestration.lifecycle.environment import STEPS_FOLDER, problem_with_interpreter
+from orchestration.lifecycle.environment import (
+    STEPS_FOLDER,
+    base_environment,
+    dcpy_python,
+    problem_with_interpreter,
+)
 from orchestration.lifecycle.outcomes import Process
 from orchestration.lifecycle.redaction import Redactor
-from orchestration.lifecycle.results import Staging, failed_log
+from orchestration.lifecycle.results import Staging, failed_log, lifecycle_dir
 
 
 @contextmanager
@@ -44,50 +50,67 @@ class StepResult:
     process: Process
 
 
-def run_step(
-    logger: logging.Logger,
-    *,
-    stage: str,
-    subject: str,
-    parameters: Mapping[str, Any],
-    env: Mapping[str, str],
-    redact: Redactor,
-    root: Path,
-    python: tuple[Path, bool],
-    result: Path,
-    staging: Staging,
-) -> StepResult:
-    """Runs `steps/<stage>.py` for `subject` (a product or template, as an error should name it).
+@dataclass(frozen=True)
+class Steps:
+    """What the steps that make one result have in common."""
 
-    `python` is the interpreter and whether somebody chose it, `result` what is being made, and
-    `staging` where. Raises StageFailed with a sentence that says why; dcpy's traceback is in the
-    log.
-    """
-    interpreter, is_chosen = python
-    if problem := problem_with_interpreter(interpreter):
-        raise StageFailed(f"{subject}: {problem}")
-    given = {
-        **parameters,
-        "stage": stage,
-        "subject": subject,
-        "checkout": str(root),
-        "python_is_chosen": is_chosen,
-    }
-    staging.work.mkdir(exist_ok=True)
-    request, report = staging.work / "parameters.json", staging.work / "report.json"
-    request.write_text(json.dumps(given), encoding="utf-8")
-    finished = child.run(
-        logger,
-        command=[str(interpreter), str(STEPS_FOLDER / f"{stage}.py"), str(request), str(report)],
-        cwd=root,
-        env=env,
-        log=staging.log,
-        redact=redact,
-    )
-    data = redact.data(json.loads(report.read_bytes())) if report.exists() else None
-    log = failed_log(result, stage)
-    if data and "problem" in data:
-        raise StageFailed(data["problem"], finished, log, is_transient=data.get("transient", False))
-    if finished.returncode != 0 or data is None:
-        raise finished.failure(f"{subject}: the {stage} step", log)
-    return StepResult(data, Process(finished.seconds, finished.tail, result))
+    result: Path
+    """What is being made."""
+    staging: Staging
+    """Where."""
+    root: Path
+    python: tuple[Path, bool]
+    """dcpy's interpreter, and whether somebody chose it."""
+    env: Mapping[str, str]
+    redact: Redactor
+
+    @classmethod
+    def of_checkout(cls, result: Path, staging: Staging) -> "Steps":
+        """Those of no product, which the checkout's own interpreter runs."""
+        root, python = checkout_root(), dcpy_python(None)
+        env = base_environment(root=root, lifecycle=lifecycle_dir(), python=python[0])
+        return cls(result, staging, root, python, env, Redactor(env))
+
+    def run(
+        self, logger: logging.Logger, *, stage: str, subject: str, parameters: Mapping[str, Any]
+    ) -> StepResult:
+        """Runs `steps/<stage>.py` for `subject`, a product or template as an error should name it.
+
+        Raises StageFailed with a sentence that says why; dcpy's traceback is in the log.
+        """
+        interpreter, is_chosen = self.python
+        if problem := problem_with_interpreter(interpreter):
+            raise StageFailed(f"{subject}: {problem}")
+        given = {
+            **parameters,
+            "stage": stage,
+            "subject": subject,
+            "checkout": str(self.root),
+            "python_is_chosen": is_chosen,
+        }
+        work = self.staging.work
+        work.mkdir(exist_ok=True)
+        request, report = work / "parameters.json", work / "report.json"
+        request.write_text(json.dumps(given), encoding="utf-8")
+        finished = child.run(
+            logger,
+            command=[
+                str(interpreter),
+                str(STEPS_FOLDER / f"{stage}.py"),
+                str(request),
+                str(report),
+            ],
+            cwd=self.root,
+            env=self.env,
+            log=self.staging.log,
+            redact=self.redact,
+        )
+        data = self.redact.data(json.loads(report.read_bytes())) if report.exists() else None
+        log = failed_log(self.result, stage)
+        if data and "problem" in data:
+            raise StageFailed(
+                data["problem"], finished, log, is_transient=data.get("transient", False)
+            )
+        if finished.returncode != 0 or data is None:
+            raise finished.failure(f"{subject}: the {stage} step", log)
+        return StepResult(data, Process(finished.seconds, finished.tail, self.result))

@@ -4,15 +4,14 @@ import base64
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from orchestration.lifecycle.child import StageFailed
 from orchestration.lifecycle.outcomes import Rows
-from orchestration.lifecycle.redaction import Redactor
 from orchestration.lifecycle.results import Staging
-from orchestration.lifecycle.step_runner import run_step
+from orchestration.lifecycle.step_runner import Steps
 
 TABULAR = (".parquet", ".csv", ".duckdb")
 # What dbt brings along and compiles is not what a build makes.
@@ -36,12 +35,7 @@ def tables_in(
     *,
     before: Earlier | None,
     subject: str,
-    env: Mapping[str, str],
-    redact: Redactor,
-    root: Path,
-    python: tuple[Path, bool],
-    result: Path,
-    staging: Staging,
+    steps: Steps,
 ) -> Rows | None:
     """The tables of a build's tabular files, as `steps/tabular.py` gives them.
 
@@ -57,21 +51,15 @@ def tables_in(
     if not files:
         return []
     try:
-        step = run_step(
+        step = steps.run(
             logger,
             stage="describe",
             subject=subject,
             parameters={
-                "folder": str(staging.folder),
+                "folder": str(steps.staging.folder),
                 "files": files,
-                **map_parameters(before, staging),
+                **map_parameters(before, steps.staging),
             },
-            env=env,
-            redact=redact,
-            root=root,
-            python=python,
-            result=result,
-            staging=staging,
         )
     except StageFailed as failed:
         logger.warning(f"Nothing was checked. {failed}")
