@@ -1,15 +1,12 @@
 """products.yml: what a product is, and every way in which the file can be wrong."""
 
-import difflib
 import json
 import keyword
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
@@ -21,8 +18,8 @@ from pydantic import (
     StrictStr,
     ValidationError,
 )
-from pydantic_core import PydanticCustomError
 
+from orchestration.catalog.build_commands import BuildCommand, Command, commands_of
 from orchestration.catalog.checks import Checks
 from orchestration.catalog.fields import Owner, Text, checked_text, rendered
 from orchestration.catalog.ingest_groups import Ingest
@@ -32,6 +29,7 @@ from orchestration.catalog.notify import NotifyField
 from orchestration.catalog.retention import Retention
 from orchestration.catalog.retries import Retries
 from orchestration.catalog.schedules import Schedules, schedule_names
+from orchestration.catalog.validation import problems_of
 from orchestration.catalog.yaml_file import Place, Problem, YamlFileError, read_yaml_mapping
 
 MAX_SLUG_LENGTH = 100  # it is a file name, and a part of longer names
@@ -88,53 +86,10 @@ def build_name(product: "Product", partition: str) -> str:
     return rendered(product.build_name, {"partition": partition})
 
 
-@dataclass(frozen=True)
-class Command:
-    """One command of the build stage."""
-
-    name: str
-    run: str
-
-
-def _build_command(value: Any) -> Any:
-    if not isinstance(value, str | list):
-        raise PydanticCustomError("string_type", "must be text")
-    if isinstance(value, list) and not value:
-        raise ValueError("is an empty list")
-    entries = value if isinstance(value, list) else [value]
-    for number, entry in enumerate(entries, 1):
-        where = f"entry {number} " if isinstance(value, list) else ""
-        pairs = list(entry.items()) if isinstance(entry, dict) else [("", entry)]
-        if len(pairs) != 1 or not all(isinstance(part, str) for part in pairs[0]):
-            raise ValueError(f"{where}must be a command, or `name: command`, as text")
-        try:
-            checked_text(pairs[0][1])
-        except ValueError as error:
-            raise ValueError(f"{where}{error}") from error
-    names = [command.name for command in _commands(value)]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"has two commands called {twice.pop()!r}")
-    return value
-
-
-def _commands(value: Any) -> tuple[Command, ...]:
-    entries = value if isinstance(value, list) else [value]
-    return tuple(
-        Command(*next(iter(entry.items())))
-        if isinstance(entry, dict)
-        else Command(str(number), entry)
-        for number, entry in enumerate(entries, 1)
-    )
-
-
 RelativePath = Annotated[StrictStr, AfterValidator(_path_below)]
 VariableName = Annotated[StrictStr, AfterValidator(_variable_name)]
 VariableValue = Annotated[StrictStr, AfterValidator(_variable_value)]
 BuildName = Annotated[StrictStr, AfterValidator(_build_name)]
-BuildCommand = Annotated[
-    Any,
-    PlainValidator(_build_command, json_schema_input_type=str | list[str | dict[str, str]]),
-]
 VersionStrategy = Annotated[
     Any,
     PlainValidator(_strategy, json_schema_input_type=str | dict[str, Any]),
@@ -239,7 +194,7 @@ class Product(ProductDefaults):
     @property
     def commands(self) -> tuple[Command, ...]:
         """The commands of the build stage, in their order."""
-        return _commands(self.build_command)
+        return commands_of(self.build_command)
 
 
 class ProductsFile(BaseModel):
@@ -325,8 +280,7 @@ def read_products_file(path: Path) -> ProductsFile:
     try:
         file = ProductsFile.model_validate(data).complete()
     except ValidationError as error:
-        problems = [_problem(dict(e), data, lines) for e in error.errors()]
-        raise YamlFileError(path, list(dict.fromkeys(problems))) from error
+        raise YamlFileError(path, problems_of(error, data, lines, ProductsFile)) from error
     problems = [*_clashes(file.products, lines), *_clashing_groups(file.ingest, lines)]
     if problems:
         raise YamlFileError(path, problems)
@@ -336,89 +290,6 @@ def read_products_file(path: Path) -> ProductsFile:
 def read_products(path: Path) -> tuple[Product, ...]:
     """The products of the file at `path`, in its order; raises as `read_products_file` does."""
     return read_products_file(path).products
-
-
-def _problem(error: dict[str, Any], data: Any, lines: dict[Place, int]) -> Problem:
-    place = _place_in(data, error["loc"])
-    known = place
-    while known not in lines:
-        known = known[:-1]
-    return Problem(lines[known], _name_of(place, data) + _wording(error, place, data))
-
-
-def _place_in(data: Any, location: Place) -> Place:
-    """Where in the file it is that pydantic means."""
-    place: list[str | int] = []
-    for part in location:
-        if isinstance(data, str) or (isinstance(part, int) and not isinstance(data, list)):
-            # One schedule can stand for a list of them, and its time for the whole.
-            continue
-        if part != "[key]":  # pydantic's word for what is wrong with a key, not with its value
-            place.append(part)
-            with suppress(LookupError, TypeError):
-                data = data[part]
-    return tuple(place)
-
-
-def _name_of(place: Place, data: Any) -> str:
-    match place:
-        case ("products", int(index), *_):
-            kind, key, entry = "product", "id", data["products"][index]
-        case ("ingest", "groups", int(index), *_):
-            kind, key, entry = "ingest group", "name", data["ingest"]["groups"][index]
-        case _:
-            return ""
-    name = entry.get(key) if isinstance(entry, dict) else None
-    entry_name = "entry" if kind == "product" else kind
-    return f"{kind} {name!r}: " if name is not None else f"{entry_name} {index + 1}: "
-
-
-def _wording(error: dict[str, Any], place: Place, data: Any) -> str:
-    field = next((part for part in reversed(place) if isinstance(part, str)), "products")
-    given = error.get("input")
-    match error["type"]:
-        case "missing":
-            return f"`{field}` is missing"
-        case "extra_forbidden":
-            model = _model_at(place)
-            close = difflib.get_close_matches(field, model.model_fields, n=1)
-            known = ", ".join(model.model_fields)
-            return f"unknown key `{field}`; " + (
-                f"did you mean `{close[0]}`?" if close else f"known keys: {known}"
-            )
-        case "string_type":
-            if given is None:
-                return f"`{field}` is empty"
-            if isinstance(given, dict | list):
-                kind = "mapping" if isinstance(given, dict) else "list"
-                return f"`{field}` must be text, not a {kind}"
-            return f"`{field}`: YAML reads this as {given!r}, not as text; put it in quotes"
-        case "value_error":
-            return f"`{field}` {error['ctx']['error']} (it is {given!r})"
-        case "tuple_type":
-            return f"`{field}` must be a list"
-        case "model_type" | "model_attributes_type":
-            fields = _model_at(place).model_fields
-            if required := [name for name, each in fields.items() if each.is_required()]:
-                return f"must be a mapping with the keys {' and '.join(required)}"
-            return f"`{field}` must be a mapping"
-        case _:
-            return f"`{field}`: {error['msg']}"
-
-
-def _model_at(place: Place) -> type[BaseModel]:
-    model: type[BaseModel] = ProductsFile
-    for part in place:
-        if isinstance(part, str) and (field := model.model_fields.get(part)):
-            model = next(_models_in(field.annotation), model)
-    return model
-
-
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for part in get_args(annotation):
-        yield from _models_in(part)
 
 
 def _clashing_groups(ingest: Ingest, lines: dict[Place, int]) -> Iterator[Problem]:

@@ -9,7 +9,7 @@ import click
 from orchestration import OrchestrationError
 from orchestration.catalog.checkout import checkout_root
 from orchestration.catalog.names import INGEST
-from orchestration.cli.options import CommaSeparated
+from orchestration.cli.options import names_option
 
 EPILOG = """\b
 Examples:
@@ -24,10 +24,9 @@ MARKS = {"added": "+", "removed": "-", "changed": "~"}
 @click.argument("selection", metavar="PRODUCT")
 @click.argument("old")
 @click.argument("new")
-@click.option(
+@names_option(
     "--key",
-    type=CommaSeparated(),
-    default="",
+    metavar="NAME,…",
     help="The columns by which a row is known again. Default: rows are compared as a whole.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the differences as JSON.")

@@ -7,7 +7,7 @@ import click
 
 from orchestration import counted
 from orchestration.catalog.checkout import checkout_root, products_file
-from orchestration.cli.options import CommaSeparated, deployed
+from orchestration.cli.options import deployed, names_option
 
 EPILOG = """\b
 Examples:
@@ -26,12 +26,9 @@ Examples:
 )
 @deployed
 @click.option("--kubernetes", is_flag=True, help="Write the values for Dagster's Helm chart, too.")
-@click.option(
+@names_option(
     "--owner",
-    type=CommaSeparated(),
-    default="",
     metavar="OWNER,…",
-    show_default=False,
     help="With --kubernetes: a release of their own for the products of these owners.",
 )
 def command(

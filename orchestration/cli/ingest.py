@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from orchestration.catalog.checkout import checkout_root
-from orchestration.cli.options import PRIVATE, CommaSeparated, executing
+from orchestration.cli.options import PRIVATE, executing, names_option
 
 if TYPE_CHECKING:
     from orchestration.cli.runs import Run
@@ -25,23 +25,9 @@ Examples:
 
 @click.command("ingest", short_help="Ingest all inputs of products, or groups.", epilog=EPILOG)
 @click.argument("version", required=False)
-@click.option(
-    "--for",
-    "products",
-    type=CommaSeparated(),
-    default="",
-    metavar="PRODUCT,…",
-    show_default=False,
-    help="All that these products take in.",
-)
-@click.option(
-    "--group",
-    "groups",
-    type=CommaSeparated(),
-    default="",
-    metavar="GROUP,…",
-    show_default=False,
-    help="The templates of these groups of products.yml.",
+@names_option("--for", "products", metavar="PRODUCT,…", help="All that these products take in.")
+@names_option(
+    "--group", "groups", metavar="GROUP,…", help="The templates of these groups of products.yml."
 )
 @executing
 def command(

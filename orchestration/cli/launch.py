@@ -27,14 +27,14 @@ def command(url: str, verbose: bool, as_json: bool, **selected: Any) -> int:
     SELECTION and PARTITION are as for `materialize`. Ctrl-C asks whether to cancel: the runs are
     the server's, and go on without this command.
     """
+    from orchestration.cli.launched_runs import LaunchedRuns
     from orchestration.cli.progress import Progress
     from orchestration.cli.runs import State, selected_runs
     from orchestration.cli.selection import Catalog
-    from orchestration.cli.served_runs import ServedRuns
 
     runs = selected_runs(Catalog(checkout_root()), **selected)
     progress = Progress(runs, sys.stderr if as_json else sys.stdout, verbose=verbose)
-    served = ServedRuns(url, progress)
+    served = LaunchedRuns(url, progress)
     is_interrupted = False
     served.prepare(runs)
     while not all(run.has_ended for run in runs):

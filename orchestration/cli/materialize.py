@@ -52,7 +52,7 @@ def command(jobs: int, retry_failed: bool, verbose: bool, as_json: bool, **selec
 
         catalog = Catalog(checkout_root())
         runs = selected_runs(catalog, **selected)
-        from orchestration.cli import local_runs
+        from orchestration.cli import run_process
         from orchestration.instance.home import prepare_dagster_home
 
     if retry_failed:
@@ -60,7 +60,7 @@ def command(jobs: int, retry_failed: bool, verbose: bool, as_json: bool, **selec
         runs = [
             replace(run, selection=replace(run.selection, assets=assets))
             for run in runs
-            if (assets := local_runs.failed_assets(run))
+            if (assets := run_process.failed_assets(run))
         ]
         if not runs:
             print("Nothing that is selected has failed.", file=sys.stderr)
@@ -71,9 +71,10 @@ def run_here(
     catalog: "Catalog", runs: "Sequence[Run]", *, jobs: int, verbose: bool, as_json: bool
 ) -> int:
     """Executes the runs without a server, showing what they do; gives the exit code."""
-    from orchestration.cli import local_runs
+    from orchestration.cli import run_process
+    from orchestration.cli.parallel import Runs
     from orchestration.cli.progress import Progress
-    from orchestration.cli.runs import Runs, State
+    from orchestration.cli.runs import State
     from orchestration.instance.home import prepare_dagster_home
 
     prepare_dagster_home()
@@ -82,11 +83,11 @@ def run_here(
         runs,
         jobs=jobs,
         display=progress,
-        work=lambda run, tell: local_runs.execute(
+        work=lambda run, tell: run_process.execute(
             run, tell, catalog.interpreter(run.selection.location)
         ),
-        cancel=local_runs.mark_cancelling,
-        give_up=local_runs.note_lost,
+        cancel=run_process.mark_cancelling,
+        give_up=run_process.note_lost,
     )
     with progress:
         executed.execute()

@@ -67,6 +67,18 @@ class Config(click.ParamType[dict[str, Any]]):
 Command = Callable[..., int]
 
 
+def names_option(*declarations: str, metavar: str, help: str) -> Callable[[Command], Command]:
+    """An option that takes names with commas between them; none is an empty list."""
+    return click.option(
+        *declarations,
+        type=CommaSeparated(),
+        default="",
+        metavar=metavar,
+        show_default=False,
+        help=help,
+    )
+
+
 def _selections(_: click.Context, __: click.Parameter, begun: str) -> list[str]:
     """How what can be selected goes on: products first, then what is below one, or `ingest`."""
     from orchestration.catalog.checkout import checkout_root
@@ -84,6 +96,16 @@ def _selections(_: click.Context, __: click.Parameter, begun: str) -> list[str]:
     return [name for name in names if name.startswith(begun)]
 
 
+path_prefix_option = click.option(
+    "--path-prefix",
+    type=PathPrefix(),
+    default="",
+    metavar="/PATH",
+    show_default=False,
+    help="Path below which a proxy serves it, such as /dagster.",
+)
+
+
 def selecting(command: Command) -> Command:
     """Gives a command the arguments and options by which assets are selected and configured."""
     for decorate in reversed(
@@ -91,20 +113,10 @@ def selecting(command: Command) -> Command:
             click.argument("selection", nargs=-1, shell_complete=_selections),
             click.argument("partition"),
             click.option("--all", "everything", is_flag=True, help="All products."),
-            click.option(
-                "--owner",
-                type=CommaSeparated(),
-                default="",
-                metavar="OWNER,…",
-                show_default=False,
-                help="The products of these owners.",
-            ),
-            click.option(
+            names_option("--owner", metavar="OWNER,…", help="The products of these owners."),
+            names_option(
                 "--group",
-                type=CommaSeparated(),
-                default="",
                 metavar="GROUP,…",
-                show_default=False,
                 help="All assets of these groups of the UI; `ingest` is the ingest templates.",
             ),
             click.option(
@@ -172,14 +184,7 @@ def serving(command: Command) -> Command:
         (
             click.option("--host", default="127.0.0.1", help="The server's address."),
             click.option("--port", type=PORT, default=3000, help="The server's port."),
-            click.option(
-                "--path-prefix",
-                type=PathPrefix(),
-                default="",
-                metavar="/PATH",
-                show_default=False,
-                help="The server's path prefix, if it has one.",
-            ),
+            path_prefix_option,
         )
     ):
         with_url = decorate(with_url)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from orchestration.cli.options import PRIVATE, CommaSeparated, PathPrefix, deployed
+from orchestration.cli.options import PRIVATE, deployed, names_option, path_prefix_option
 
 EPILOG = """\b
 Examples:
@@ -19,31 +19,12 @@ Examples:
 @click.command("up", short_help="Serve Dagster: the web UI and the daemon.", epilog=EPILOG)
 @click.option("--host", default="127.0.0.1", help="Address to listen on.")
 @click.option("--port", type=int, default=3000, help="Port to listen on.")
-@click.option(
-    "--path-prefix",
-    type=PathPrefix(),
-    default="",
-    metavar="/PATH",
-    show_default=False,
-    help="Path below which a proxy serves it, such as /dagster.",
-)
+@path_prefix_option
 @click.option("--cold", is_flag=True, help="Start every server as a fresh interpreter.")
-@click.option(
-    "--only",
-    type=CommaSeparated(),
-    default="",
-    metavar="NAME,…",
-    show_default=False,
-    help="Serve only these products; `ingest` is the ingest templates.",
+@names_option(
+    "--only", metavar="NAME,…", help="Serve only these products; `ingest` is the ingest templates."
 )
-@click.option(
-    "--owner",
-    type=CommaSeparated(),
-    default="",
-    metavar="OWNER,…",
-    show_default=False,
-    help="Serve only the products of these owners.",
-)
+@names_option("--owner", metavar="OWNER,…", help="Serve only the products of these owners.")
 @click.option("--no-watch", is_flag=True, help="Do not follow changes of the checkout's files.")
 @click.option(
     "--host-name",

@@ -19,8 +19,8 @@ from dagster import (
 )
 
 from orchestration.catalog.retries import Retries
+from orchestration.definitions.abandoned_runs import ending_when_abandoned
 from orchestration.definitions.failure import StageFailure, StageRetry
-from orchestration.definitions.given_up import ending_when_given_up
 from orchestration.definitions.metadata import metadata_of, metadata_of_check, tail_of
 from orchestration.lifecycle.child import StageFailed
 from orchestration.lifecycle.outcomes import Built, CheckResult, Ingested, Outcome
@@ -47,7 +47,7 @@ def execute(
         context.log.info(f"Trying again in {seconds:g} seconds ({attempt} of {times}).")
         time.sleep(seconds)
     try:
-        with ending_when_given_up(context.instance, context.run.run_id) as check:
+        with ending_when_abandoned(context.instance, context.run.run_id) as check:
             outcome = work(before_publishing=check)
     except StageFailed as failed:
         if failed.checks:

@@ -11,11 +11,12 @@ from typing import Any
 import yaml
 
 from orchestration import OrchestrationError
+from orchestration.catalog.build_commands import Command
 from orchestration.catalog.checkout import checkout_root, product_folder, templates_folder
 from orchestration.catalog.git import commit_of
 from orchestration.catalog.ingest_templates import templates_of
 from orchestration.catalog.partition_keys import BuildKey, read_build_key, schema_name
-from orchestration.catalog.products import Command, Product, build_name
+from orchestration.catalog.products import Product, build_name
 from orchestration.catalog.recipes import RecipeInputs, recipe_inputs
 from orchestration.catalog.templated_yaml import YAML_LOADER
 from orchestration.lifecycle import child

@@ -4,7 +4,7 @@ import selectors
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from orchestration.definitions.given_up import GIVEN_UP
+from orchestration.definitions.abandoned_runs import ABANDONED
 from orchestration.definitions.interpreter import Interpreter
 from orchestration.instance.home import wait_for_database
 from orchestration.server.background import Background, fail_run
@@ -77,10 +77,10 @@ class Runs:
             if (status := run.process.poll()) is None:
                 continue
             del self._running[run_id]
-            if status == GIVEN_UP:
+            if status == ABANDONED:
                 told = "somebody had ended it meanwhile; so has its process, and published nothing"
                 print(f"run {run_id}: {told}", flush=True)
-            if status in (0, GIVEN_UP):
+            if status in (0, ABANDONED):
                 continue
             how = ending(status)
             try:

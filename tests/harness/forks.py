@@ -20,7 +20,7 @@ PRELOADED = [
     "orchestration.server.dagster_internals",
     "orchestration.generator.generate",
     "orchestration.definitions.ingest",
-    "orchestration.cli.local_runs",
+    "orchestration.cli.run_process",
     "dagster._core.storage.sqlite_storage",
     "dagster._core.run_coordinator.queued_run_coordinator",
     "orchestration.server.run_launcher",

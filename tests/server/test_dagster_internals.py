@@ -26,7 +26,7 @@ from dagster_shared.error import SerializableErrorInfo
 
 from orchestration.catalog import names
 from orchestration.catalog.checkout import PROJECT_ROOT
-from orchestration.cli import local_runs
+from orchestration.cli import run_process
 from orchestration.definitions import schedules
 from orchestration.server import dagster_internals
 from orchestration.server.dagster_internals import PRELOADED
@@ -436,7 +436,7 @@ def test_the_names_that_are_only_words_are_dagsters() -> None:
     assert (
         names.ASSET_JOB,
         names.REPOSITORY_TAG,
-        local_runs.POOL_TAG,
+        run_process.POOL_TAG,
         names.PARTITION_TAG,
         schedules.SCHEDULE_TAG,
         schedules.DUE_TAG,

@@ -13,12 +13,12 @@ from dagster import DagsterInstance
 from sqlalchemy.exc import DatabaseError
 
 LOOK_SECONDS = 5.0
-GIVEN_UP = 75
+ABANDONED = 75
 """The exit code of a process whose run was given up."""
 
 
 @contextmanager
-def ending_when_given_up(instance: DagsterInstance, run_id: str) -> Iterator[Callable[[], None]]:
+def ending_when_abandoned(instance: DagsterInstance, run_id: str) -> Iterator[Callable[[], None]]:
     """Ends this process as soon as the run has ended.
 
     Gives what does so at once, to be called before something is published.
@@ -29,7 +29,7 @@ def ending_when_given_up(instance: DagsterInstance, run_id: str) -> Iterator[Cal
         if run and run.is_finished:
             # Not by an exception, which would be one more end of the run. The reapers of what it
             # has started end that.
-            os._exit(GIVEN_UP)
+            os._exit(ABANDONED)
 
     def watch() -> None:
         while not is_done.wait(LOOK_SECONDS):

@@ -77,7 +77,7 @@ ENDED = {
 }
 
 
-class ServedRuns:
+class LaunchedRuns:
     """The runs of a server at an address."""
 
     def __init__(self, url: str, display: Display) -> None:
