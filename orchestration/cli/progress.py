@@ -168,7 +168,8 @@ class _Live(AbstractContextManager["_Live"]):
             console=Console(file=out),
             transient=True,
         )
-        self._tasks = {run.id: self._bars.add_task("", start=False, visible=False) for run in runs}
+        # Not by the run's id: a server that launches it gives it another.
+        self._tasks = [self._bars.add_task("", start=False, visible=False) for _ in runs]
         self._waiting = self._bars.add_task("", start=False, visible=False)
         self._note = self._bars.add_task("", start=False, visible=False)
 
@@ -188,8 +189,7 @@ class _Live(AbstractContextManager["_Live"]):
         self._bars.update(self._note, description=text, visible=True)
 
     def update(self) -> None:
-        for run in self._runs:
-            task = self._tasks[run.id]
+        for run, task in zip(self._runs, self._tasks, strict=True):
             if run.state is State.RUNNING and not self._bars.tasks[task].started:
                 self._bars.start_task(task)
             self._bars.update(

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import pytest
@@ -121,6 +122,27 @@ def test_launch_has_it_run_and_follows_the_log(server: Server) -> None:
     assert server.run_status(first.split()[-1]) == "SUCCESS"
     assert lines[0] == "park_access/package …"
     assert lines[-1] == "Succeeded."
+
+
+def test_launch_shows_a_person_at_a_terminal_what_runs(server: Server) -> None:
+    terminal, theirs = os.openpty()
+    process = subprocess.Popen(
+        [*ORCHESTRATION, "launch", "park_access/package", "main", *server.where],
+        cwd=server.project,
+        env={**os.environ, "DATA_ENGINEERING_ROOT": str(server.checkout), "TERM": "xterm"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    shown = b""
+    # Linux says EIO where the other end is closed.
+    with suppress(OSError):
+        while part := os.read(terminal, 65_536):
+            shown += part
+    os.close(terminal)
+    assert process.wait(20) == 0, shown.decode()
+    assert b"0:00:0" in shown and b"Succeeded." in shown
 
 
 def test_launch_ends_with_why_a_run_failed(server: Server) -> None:
