@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 from orchestration.cli.forks import SIGNALS, Fork, Message, Tell
 from orchestration.cli.runs import Display, Run, State
+from orchestration.server import console
 
 
 class Runs:
@@ -73,6 +74,7 @@ class Runs:
 
     def _note_signal(self, number: int, _: object) -> None:
         self.cancelled_by = self.cancelled_by or signal.Signals(number)
+        console.stop_waiting()
 
     def _start(self) -> None:
         for run in self.runs:

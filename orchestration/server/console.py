@@ -12,6 +12,7 @@ import time
 READER_IS_GONE = (errno.EPIPE, errno.EIO, errno.ECONNRESET)
 MAX_WAITING = 1_000_000
 LAST_SECONDS = 1.0
+_is_ending = False
 
 
 def settle(*, waits: bool) -> None:
@@ -45,6 +46,12 @@ def stream_to(number: int, *, encoding: str = "utf-8", waits: bool = True) -> io
     )
 
 
+def stop_waiting() -> None:
+    """Has no stream of this process wait for its reader any more; to be called by what ends it."""
+    global _is_ending
+    _is_ending = True
+
+
 def settle_fork() -> None:
     """Has a fork of such a process print to its own standard output, as any program does."""
     for stream in (sys.stdout, sys.stderr):
@@ -61,6 +68,7 @@ class _Stream(io.RawIOBase):
         self._file = number if waits else _own(number)
         self._waiting = bytearray()
         self._lost = 0
+        self._has_no_reader = False
         if not waits:
             atexit.register(self._finish)
 
@@ -91,9 +99,14 @@ class _Stream(io.RawIOBase):
         rest = memoryview(data)
         while rest:
             try:
-                rest = rest[os.write(self._file, rest) :]
+                if self._is_ready(0 if self._has_no_reader else LAST_SECONDS):
+                    # What is ready takes so much at once.
+                    rest = rest[os.write(self._file, rest[: select.PIPE_BUF]) :]
+                elif _is_ending:
+                    self._has_no_reader = True
+                    return
             except BlockingIOError:
-                select.select([], [self._file], [])
+                continue
             except OSError as error:
                 if error.errno in READER_IS_GONE:
                     return

@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ COMMANDS = {
         "right": "touch right.begun; until [ -e left.begun ]; do sleep 0.02; done",
         "bad": "echo oh no; test -e mended",
         "slow": "touch slow.begun; sleep 60",
+        "loud": "seq 100000; sleep 60",
         "broken": "true",
     }.items()
 }
@@ -54,7 +56,7 @@ class Workplace:
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
-    """A project of five products that are loaded already, in a folder with an umlaut."""
+    """A project of six products that are loaded already, in a folder with an umlaut."""
     folder = tmp_path_factory.mktemp("materialize") / "Städte und Flüsse"
     folder.mkdir()
     project = copy_project(folder)
@@ -152,6 +154,24 @@ def test_ctrl_c_is_a_cancelled_run_and_one_line(
         run = instance.get_run_by_id(first.split()[-1])
     assert run
     assert run.status.value == "CANCELED"
+
+
+def test_a_pipe_that_nobody_reads_does_not_keep_it_from_ending(workplace: Workplace) -> None:
+    nobody, output = os.pipe()
+    process = subprocess.Popen(
+        [*ORCHESTRATION, "materialize", "loud/build", "main"],
+        cwd=workplace.project,
+        env=workplace.env,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+    )
+    with process:
+        assert wait_until(lambda: not select.select([], [output], [], 0)[1])
+        process.terminate()
+        assert process.wait(30) == 128 + signal.SIGTERM
+    os.close(output)
+    os.close(nobody)
 
 
 def test_at_a_terminal_there_are_colours_and_what_goes_on(workplace: Workplace) -> None:
