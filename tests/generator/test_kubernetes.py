@@ -63,6 +63,14 @@ def file(tmp_path: Path) -> ProductsFile:
     return read_products_file(path)
 
 
+@pytest.fixture
+def nycs(nyc: Path, file: ProductsFile) -> ProductsFile:
+    """The team's own list of products, one of them of another owner, and a cluster for them."""
+    theirs = read_products_file(nyc / "products" / "products.yml").products
+    housing = theirs[0].model_copy(update={"owners": ("team:housing",)})
+    return file.model_copy(update={"products": (housing, *theirs[1:])})
+
+
 def main_release(file: ProductsFile, *owners: str) -> dict[str, Any]:
     return kubernetes_files(file, owners)[VALUES]
 
@@ -174,9 +182,13 @@ def test_without_an_image_it_says_what_is_missing(file: ProductsFile) -> None:
 @pytest.mark.skipif(
     not CHART or not shutil.which("helm"), reason="CHART names no chart, or there is no helm"
 )
-def test_the_chart_makes_of_it_what_a_cluster_takes(file: ProductsFile, tmp_path: Path) -> None:
+@pytest.mark.parametrize("whose", ["file", "nycs"])
+def test_the_chart_makes_of_it_what_a_cluster_takes(
+    whose: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     import kubernetes_validate
 
+    file: ProductsFile = request.getfixturevalue(whose)
     owner = "team:housing"
     charts = {VALUES: CHART, release_of(owner): f"{CHART}/charts/dagster-user-deployments"}
     services, hosts, containers = set(), set(), []
@@ -208,4 +220,4 @@ def test_the_chart_makes_of_it_what_a_cluster_takes(file: ProductsFile, tmp_path
         for variable in container["env"]
         if variable["name"] == "DAGSTER_CLI_API_GRPC_CONTAINER_CONTEXT"
     ]
-    assert len(contexts) == len(hosts)
+    assert len(contexts) == len(hosts) == len(file.products) + 1
