@@ -37,6 +37,7 @@ from orchestration.catalog.checkout import checkout_root
 from orchestration.instance.home import has_postgres
 
 # What a code server, a run's process, the webserver and the daemon import before they do anything.
+# What only the webserver does it imports itself: each fork would take longer for it.
 PRELOADED = (
     "dagster._cli",
     "dagster._cli.api",
@@ -62,9 +63,6 @@ PRELOADED = (
     "dagster._utils.log",
     "dagster._utils.test",
     "dagster._utils.test.definitions",
-    "dagster_graphql.schema",
-    "dagster_webserver.cli",
-    "dagster_webserver.webserver",
     "alembic.command",
     "alembic.runtime.migration",
     "fsspec.implementations.local",

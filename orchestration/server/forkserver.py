@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Protocol
 
@@ -83,7 +83,7 @@ class Forkserver:
             dagster_internals.preload()
             dagster_internals.rehearse(location())
             scripts = entry_points(group="console_scripts")
-            self._scripts = {name: scripts[name].load() for name in SCRIPTS}
+            self._scripts = {name: scripts[name] for name in SCRIPTS}
         except Exception as error:
             # Whatever it is that another release of Dagster does differently.
             reason = f"{type(error).__name__}: {error}"
@@ -142,9 +142,8 @@ class Forkserver:
                 has_session=has_session,
             )
         if not self.warm:
-            script = Path(sys.executable).with_name(command[0])
             process: Process = subprocess.Popen(
-                [str(script), *command[1:]],
+                [str(Path(sys.executable).with_name(command[0])), *command[1:]],
                 env=dict(env),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -249,13 +248,13 @@ def _in_fork(
 
 
 def _console_script(
-    script: Callable[[], None], command: Sequence[str], stale_modules: Sequence[str]
+    script: EntryPoint, command: Sequence[str], stale_modules: Sequence[str]
 ) -> None:
     # What has changed on disk since has to be found as it is.
     for name in stale_modules:
         sys.modules.pop(name, None)
     sys.argv = list(command)
-    script()
+    script.load()()
 
 
 def _execute(interpreter: Path, command: Sequence[str], prepare: Callable[[], None]) -> None:

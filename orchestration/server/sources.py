@@ -8,7 +8,7 @@ from orchestration.catalog.checkout import PROJECT_ROOT, product_folder, product
 from orchestration.catalog.deployment import Address, deployment_path, read_deployment
 from orchestration.catalog.names import OPERATIONS, TEAM_FILE
 from orchestration.catalog.notify import is_anybody_told
-from orchestration.catalog.products import ProductsFile, read_products_file
+from orchestration.catalog.products import Product, ProductsFile, read_products_file
 from orchestration.definitions.interpreter import Interpreter
 from orchestration.generator.generate import generate, warnings
 from orchestration.generator.render import LOCATIONS
@@ -35,6 +35,7 @@ class Sources:
         """
         self.file = ProductsFile(products=())
         """What products.yml says."""
+        self._products: dict[str, Product] = {}
         self.names: Sequence[str] = ()
         """The locations to serve."""
         self.listening: Mapping[str, Address] = {}
@@ -66,6 +67,7 @@ class Sources:
 
     def _take(self, file: ProductsFile) -> None:
         self.file = file
+        self._products = {product.slug: product for product in file.products}
         self.files.take(file.products)
 
     def _select(self) -> None:
@@ -92,18 +94,18 @@ class Sources:
 
     def memory_limit(self, name: str) -> int | None:
         """How many MB a location may take, if there is a limit."""
-        limits = (p.memory_limit_mb for p in self.file.products if p.slug == name)
-        return next(limits, None)
+        product = self._products.get(name)
+        return product.memory_limit_mb if product else None
 
     def interpreter(self, name: str) -> Interpreter | None:
         """The interpreter that a location has for itself, if it has one."""
-        found = (Interpreter.of(p, self._root) for p in self.file.products if p.slug == name)
-        return next(found, None)
+        product = self._products.get(name)
+        return Interpreter.of(product, self._root) if product else None
 
     def has_definitions(self, name: str) -> bool:
         """Whether the team of a location's product defines something of its own."""
-        folders = (p.folder for p in self.file.products if p.slug == name)
-        return any((product_folder(self._root, each) / TEAM_FILE).is_file() for each in folders)
+        product = self._products.get(name)
+        return bool(product and (product_folder(self._root, product.folder) / TEAM_FILE).is_file())
 
     def watch(self) -> set[str]:
         """Follows the files, and gives the locations that would load differently now.
