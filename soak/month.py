@@ -9,6 +9,7 @@ and exits with 1 where that does not hold.
 
 import argparse
 import json
+import math
 import os
 import random
 import signal
@@ -97,7 +98,8 @@ class Clock:
 
     def move(self, to: datetime) -> None:
         """Has it show that time from now on, everywhere."""
-        self._offset = max(self._offset, int(to.timestamp() - time.time()))
+        # Not a moment earlier: what is done at once is to bear a time that is not before it.
+        self._offset = max(self._offset, math.ceil(to.timestamp() - time.time()))
         # In its place, since it is mapped.
         file = os.open(self._file, os.O_WRONLY | os.O_CREAT)
         os.write(file, struct.pack("l", self._offset))

@@ -1,7 +1,7 @@
 """What is known to be broken, so that each is told of once. A file beside Dagster's state."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -58,9 +58,11 @@ class Ledger:
         return since if entry.is_told else None
 
     def observe(
-        self, kind: str, now: Mapping[str, str], time: float
+        self, kind: str, now: Mapping[str, str], *, unknown: Collection[str], time: float
     ) -> tuple[set[str], dict[str, float]]:
         """Notes which subjects of a kind are broken now, each with its sentence.
+
+        Those that are `unknown` stay as they were.
 
         Gives those that are so for the second time in a row, which is news, and those that were
         told and are well again, with since when they were not.
@@ -75,7 +77,7 @@ class Ledger:
             entry.time, entry.what = time, sentence
         for name in [name for name in self.entries if name.startswith(f"{kind} ")]:
             subject = name.removeprefix(f"{kind} ")
-            if subject not in now and (entry := self.entries.pop(name)).is_told:
+            if subject not in {*now, *unknown} and (entry := self.entries.pop(name)).is_told:
                 well[subject] = entry.since or time
         return news, well
 

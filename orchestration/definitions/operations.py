@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -23,13 +24,13 @@ from dagster import (
 
 from orchestration import OrchestrationError, counted
 from orchestration.alerts import ledger, outbox
-from orchestration.alerts.conditions import broken_locations, failed_schedules, full_disks
+from orchestration.alerts.conditions import failed_ticks, full_disks, location_troubles
 from orchestration.alerts.outbox import Message
 from orchestration.alerts.runs import Told, owners_of, reason, told_by
 from orchestration.catalog.checkout import checkout_root, products_file
-from orchestration.catalog.names import PARTITION_TAG, URL_VARIABLE
+from orchestration.catalog.names import PARTITION_TAG, TEAM_FILE, URL_VARIABLE
 from orchestration.catalog.notify import Notify, addresses
-from orchestration.catalog.products import Product, read_products_file
+from orchestration.catalog.products import Product, ProductsFile, read_products_file
 from orchestration.lifecycle.environment import product_environment
 from orchestration.lifecycle.redaction import Redactor
 from orchestration.lifecycle.results import lifecycle_dir, make_private
@@ -77,9 +78,9 @@ def _of_runs(name: str, status: DagsterRunStatus) -> SensorDefinition:
 )
 def alerts(context: SensorEvaluationContext) -> SkipReason:
     """Looks at locations, schedules and disks, and sends what there is to be sent."""
-    notify = read_products_file(products_file(checkout_root())).notify or Notify()
-    folder = _folder(context.instance)
-    _note_conditions(context.instance, notify, folder)
+    file = read_products_file(products_file(checkout_root()))
+    notify, folder = file.notify or Notify(), _folder(context.instance)
+    _note_troubles(context.instance, file, notify, folder)
     _note_digest(context.instance, notify, folder)
 
     def complain(text: str) -> None:
@@ -95,11 +96,10 @@ def note_run(instance: DagsterInstance, run: DagsterRun) -> None:
     record = instance.get_run_record_by_id(run.run_id)
     ended = (record and record.end_time) or time.time()
     file = read_products_file(products_file(checkout_root()))
-    products = {product.slug: product for product in file.products}
     link = _link(file.notify or Notify(), f"/runs/{run.run_id}")
     folder = _folder(instance)
     for told in told_by(instance, run):
-        if message := _news(instance, run, told, products, ended, link, folder):
+        if message := _news(instance, run, told, file.products, ended, link, folder):
             outbox.put(folder, message)
 
 
@@ -107,14 +107,14 @@ def _news(
     instance: DagsterInstance,
     run: DagsterRun,
     told: Told,
-    products: Mapping[str, Product],
+    products: Sequence[Product],
     ended: float,
     link: str,
     folder: Path,
 ) -> Message | None:
     partition = run.tags.get(PARTITION_TAG)
     where = f"Partition: {partition}" if partition else ""
-    owners = owners_of(told.slug, {slug: product.owners for slug, product in products.items()})
+    owners = owners_of(told.slug, _owners(products))
     with ledger.opened(folder) as known:
         if not (run.is_failure and told.missing):
             since = known.recovers(told.name, whats=frozenset(told.planned), time=ended)
@@ -125,40 +125,48 @@ def _news(
         what = told.missing[0]
         if not known.breaks(told.name, what=what, time=ended):
             return None
-    redact = _redactor(products.get(told.slug or ""))
+    redact = _redactor(next((each for each in products if each.slug == told.slug), None))
     why = redact.text(reason(instance, run, told))
     body = [why, f"Failed: {what}", where, owners, link]
     return Message("failure", f"{told.name} failed", "\n".join(filter(None, body)))
 
 
-def _note_conditions(instance: DagsterInstance, notify: Notify, folder: Path) -> None:
+def _note_troubles(
+    instance: DagsterInstance, file: ProductsFile, notify: Notify, folder: Path
+) -> None:
     found = {
-        "Schedule": failed_schedules(instance),
+        "Schedule": failed_ticks(instance, "SCHEDULE"),
+        "Sensor": failed_ticks(instance, "SENSOR"),
         "Disk": full_disks([make_private(lifecycle_dir()), folder], notify.disk_free_gb),
     }
     if url := os.environ.get(URL_VARIABLE):
-        try:
-            found["Location"] = broken_locations(url)
-        except OSError:
-            # The webserver is about to be started again, and will be asked the next time.
-            found.pop("Location", None)
+        # A webserver that is about to be started again will be asked the next time.
+        with suppress(OSError):
+            found["Location"], found[f"{TEAM_FILE} of"] = location_troubles(url)
     redact = Redactor(os.environ)
-    for kind, now in found.items():
+    owners = _owners(file.products)
+    for kind, troubles in found.items():
+        now = troubles.broken
         with ledger.opened(folder) as known:
-            news, well = known.observe(kind, now, time.time())
+            news, well = known.observe(kind, now, unknown=troubles.unknown, time=time.time())
         for name in sorted(news):
-            body = "\n".join(filter(None, [redact.text(now[name]), _link(notify, "")]))
-            outbox.put(folder, Message("failure", f"{kind} {name}: {TROUBLES[kind]}", body))
+            whose = owners_of(name.rpartition(" of ")[2], owners)
+            lines = [redact.text(now[name]), whose, _link(notify, PAGES.get(kind, "/locations"))]
+            title = f"{kind} {name}: {TITLES[kind]}"
+            outbox.put(folder, Message("failure", title, "\n".join(filter(None, lines))))
         for name, since in sorted(well.items()):
             body = f"It was broken since {_local(since)}."
             outbox.put(folder, Message("success", f"{kind} {name} is well again", body))
 
 
-TROUBLES = {
+TITLES = {
     "Schedule": "could not launch",
+    "Sensor": "could not look",
     "Disk": "nearly full",
     "Location": "cannot be loaded",
+    f"{TEAM_FILE} of": "cannot be used",
 }
+PAGES = {"Schedule": "/automation", "Sensor": "/automation", "Disk": ""}
 
 
 def _note_digest(instance: DagsterInstance, notify: Notify, folder: Path) -> None:
@@ -197,6 +205,10 @@ def _digest(
     title = f"{len(broken)} broken" if broken else "All is well"
     body = Redactor(os.environ).text("\n".join(filter(None, lines)))
     return Message("warning" if broken else "info", f"Data products: {title}", body)
+
+
+def _owners(products: Sequence[Product]) -> dict[str, Sequence[str]]:
+    return {product.slug: product.owners for product in products}
 
 
 def _redactor(product: Product | None) -> Redactor:

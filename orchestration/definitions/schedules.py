@@ -24,8 +24,8 @@ SCHEDULE_TAG = "dagster/schedule_name"
 DUE_TAG = ".dagster/scheduled_execution_time"
 # Of a run: the times that it makes up for.
 MISSED_TAG = "orchestration/makes_up_for"
+# One that is not even queued is one that could not be, and never will be by itself.
 UNFINISHED = [
-    DagsterRunStatus.NOT_STARTED,
     DagsterRunStatus.QUEUED,
     DagsterRunStatus.STARTING,
     DagsterRunStatus.STARTED,

@@ -116,6 +116,10 @@ def _main_release(
         },
         # Every product and every ingest template is a pool: one run of it at a time.
         "concurrency": {"pools": {"granularity": "run", "defaultLimit": 1}},
+        "scheduler": {
+            "type": "DagsterDaemonScheduler",
+            "config": {"daemonScheduler": {"maxTickRetries": 5}},
+        },
         "dagsterDaemon": {
             "runMonitoring": {
                 "enabled": True,

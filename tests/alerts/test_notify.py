@@ -229,25 +229,35 @@ def test_addresses_come_from_the_file_and_from_the_environment() -> None:
     assert addresses(None, {}) == []
 
 
-def test_up_tells_of_a_location_that_cannot_be_loaded(tmp_path: Path, webhook: Webhook) -> None:
+def test_up_tells_of_a_location_that_cannot_be_loaded_or_goes_without_its_definitions(
+    tmp_path: Path, webhook: Webhook
+) -> None:
     project = copy_project(tmp_path)
-    write_products(project, {"own": "true"})
+    write_products(project, {"other": "true", "own": "true"})
     products = checkout_of(project) / "products" / "products.yml"
     products.write_text(f"{products.read_text()}  definitions_python: ./none\n")
+    definitions = checkout_of(project) / "products" / "other" / "definitions.py"
+    definitions.write_text("import no_such_module\n")
     with started(project, env={"APPRISE_URLS": webhook.url}) as server:
         server.wait_for_error("own", "definitions_python")
         server.wait_for(lambda: server.locations().get("operations", "missing") is None)
         sensor = {**selector("operations"), "sensorName": "alerts"}
 
-        def look() -> bool:
+        def look(number: int) -> bool:
             # As the daemon does every two minutes.
             told = server.query(DRY_RUN, sensor=sensor)["sensorDryRun"]
             assert told["evaluationResult"]["error"] is None
-            return bool(webhook.got)
+            return len(webhook.got) >= number
 
-        server.wait_for(look)
-        assert len(webhook.got) == 1, webhook.got
-        [message] = webhook.got
+        server.wait_for(lambda: look(2))
+        message, of_the_team = webhook.got
+        assert of_the_team["title"] == "definitions.py of other: cannot be used"
+        assert "products/other/definitions.py:1: ModuleNotFoundError" in of_the_team["message"]
+        look(2)
+        assert len(webhook.got) == 2
+        definitions.write_text("from dagster import Definitions\ndefs = Definitions()\n")
+        server.wait_for(lambda: look(3))
+        assert webhook.titles[2:] == ["definitions.py of other is well again"]
         assert message["title"] == "Location own: cannot be loaded"
         assert "definitions_python" in message["message"]
         assert server.url in message["message"]
