@@ -224,6 +224,7 @@ def test_a_template_of_ones_own_is_ingested_from_a_local_file(real: Real) -> Non
         "datasource.json",
         "definition.lock.json",
         "ingest.log",
+        "ingest.tables.json",
         "my_points/_init.parquet",
         "my_points/config.json",
         "my_points/my_points.parquet",
