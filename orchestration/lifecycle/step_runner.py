@@ -112,5 +112,8 @@ class Steps:
                 data["problem"], finished, log, is_transient=data.get("transient", False)
             )
         if finished.returncode != 0 or data is None:
-            raise finished.failure(f"{subject}: the {stage} step", log)
+            failure = finished.failure(f"{subject}: the {stage} step", log)
+            # Without a report it was killed, or its interpreter could not even begin.
+            failure.is_transient = finished.returncode < 0
+            raise failure
         return StepResult(data, Process(finished.seconds, finished.tail, self.result))

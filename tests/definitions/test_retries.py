@@ -102,6 +102,13 @@ def test_what_cannot_get_better_is_not_tried_again(
     (checkout / "ingest_templates" / "qpl_libraries.yml").unlink()
     result, kinds = run(ingest({"delay": 0.05}), "ingest", "qpl_libraries")
     assert (result.success, kinds) == (False, ["STEP_START", "STEP_FAILURE"])
+    # It cannot even start.
+    python = checkout / "python"
+    python.write_text("#!/bin/sh\necho no encodings >&2; exit 1\n")
+    python.chmod(0o700)
+    monkeypatch.setenv("DCPY_PYTHON", str(python))
+    result, kinds = run(ingest({"delay": 0.05}), "ingest", "qpl_libraries")
+    assert (result.success, kinds) == (False, ["STEP_START", "STEP_FAILURE"])
     # There is no plan.
     product = product_definitions(id="own", build_command="true", retries={"delay": 0.05})
     result, kinds = run(product, "own", "load")

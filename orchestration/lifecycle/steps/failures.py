@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+# What the code itself lacks, it will lack the next time, too.
+CERTAIN = (ImportError, SyntaxError, NameError, NotImplementedError)
 TABLE = Path(__file__).with_suffix(".toml")
 
 
@@ -17,7 +19,7 @@ def explain(error: Exception, parameters: Mapping[str, Any]) -> tuple[str, bool]
     """The exception as a sentence or two, beginning with the step's subject.
 
     The second of the pair tells whether it may pass without anybody doing anything, which of what
-    nobody has met before is not known: it may.
+    nobody has met before is not known: it may, but for what the code itself lacks.
     """
     text = str(error).strip() or _place(error)
     first = text.partition("\n")[0]
@@ -28,7 +30,8 @@ def explain(error: Exception, parameters: Mapping[str, Any]) -> tuple[str, bool]
                 with suppress(KeyError):
                     said = f"{parameters['subject']}: {sentence.format_map(known)}"
                     return said, row.get("transient", False)
-    return f"{parameters['subject']}: dcpy raised {type(error).__name__}: {first}", True
+    said = f"{parameters['subject']}: dcpy raised {type(error).__name__}: {first}"
+    return said, not isinstance(error, CERTAIN)
 
 
 def rows(stage: str) -> Iterator[dict[str, Any]]:
