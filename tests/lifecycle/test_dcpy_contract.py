@@ -5,9 +5,12 @@ real one writes.
 """
 
 import ast
+import importlib.util
 import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -347,3 +350,38 @@ def test_a_dcpy_that_does_not_take_the_call_is_told(december: Path) -> None:
     template = december / "ingest_templates" / "dpr_sites.yml"
     said = failure_of([build_ingest_asset(template=read_template(template))], "1")
     assert said and "dcpy has `ingest(dataset_id, *, place)`, which does not take this call" in said
+
+
+LOAD_OF_ONE = """
+from types import SimpleNamespace
+
+def load_source_data_from_resolved_recipe(recipe_or_path):
+    loaded = SimpleNamespace(
+        id="lots", version="1", file_type="csv", destination_type="file", destination="lots.csv"
+    )
+    return SimpleNamespace(datasets={"lots": {"1": loaded}})
+"""
+
+
+def test_an_interpreter_without_duckdb_loads_and_says_what_it_does_not_tell(tmp_path: Path) -> None:
+    for name, text in {"ingest/run.py": "", "builds/load.py": LOAD_OF_ONE}.items():
+        file = tmp_path / "dcpy" / "lifecycle" / name
+        file.parent.mkdir(parents=True)
+        file.write_text(text)
+    (tmp_path / "dcpy" / "__init__.py").touch()
+    parameters = {"checkout": str(tmp_path), "python_is_chosen": True, "subject": "lots, load"}
+    parameters["lock"] = str(tmp_path / "recipe.lock.yml")
+    (tmp_path / "parameters.json").write_text(json.dumps(parameters))
+    # This one, which has none.
+    assert importlib.util.find_spec("duckdb") is None
+    done = subprocess.run(
+        [sys.executable, STEPS_FOLDER / "load.py", "parameters.json", "report.json"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"What was loaded is not counted: {sys.executable} has no duckdb.\n"
+    [dataset] = json.loads((tmp_path / "report.json").read_text())["datasets"]
+    assert dataset["name"] == "lots" and "rows" not in dataset

@@ -43,9 +43,14 @@ def describe(result: Any) -> list[dict[str, str]]:
 def contents(output: Path) -> Callable[[dict[str, str]], dict[str, Any]]:
     """What tells the rows and columns of a dataset, where it went to a table or tabular file.
 
-    `output` is the folder of the DuckDB database, if there is one.
+    `output` is the folder of the DuckDB database, if there is one. An interpreter without DuckDB
+    tells nothing, and a line in the log says so.
     """
-    connection = tabular.connect()
+    try:
+        connection = tabular.connect()
+    except ImportError as error:
+        print(f"What was loaded is not counted: {sys.executable} has no {error.name}.")
+        return lambda dataset: {}
     tables: dict[tuple[str, str], dict[str, Any]] = {
         ("duckdb", table["name"].rpartition(": ")[2].rpartition(".")[2]): table
         for file in output.glob("*.duckdb")
