@@ -77,7 +77,7 @@ def _of_runs(name: str, status: DagsterRunStatus) -> SensorDefinition:
     default_status=DefaultSensorStatus.RUNNING,
 )
 def alerts(context: SensorEvaluationContext) -> SkipReason:
-    """Looks at locations, schedules and disks, and sends what there is to be sent."""
+    """Looks at locations, schedules, sensors and disks, and sends what there is to be sent."""
     file = read_products_file(products_file(checkout_root()))
     notify, folder = file.notify or Notify(), _folder(context.instance)
     _note_troubles(context.instance, file, notify, folder)

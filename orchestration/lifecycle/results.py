@@ -80,9 +80,6 @@ class Staging:
         self.is_aside = True
 
 
-def _nothing() -> None: ...
-
-
 def failed_log(result: Path, stage: str) -> Path:
     """Where the log of the last failed attempt at `result` lies."""
     return result.parent / f".{result.name}.{stage}.failed.log"
@@ -95,7 +92,7 @@ def staged(
     *,
     keeps_unfinished: bool = False,
     resumes: bool = False,
-    before_publishing: Callable[[], None] = _nothing,
+    before_publishing: Callable[[], None] = lambda: None,
 ) -> Iterator[Staging]:
     """A new version of the result at `result`, published if the block ends without an exception.
 

@@ -125,9 +125,13 @@ def _by_key(
             f"bit_xor(h) AS h, count(*) AS c FROM (SELECT {keys}, "
             f"{_hash(values[name] for name in others)} AS h FROM {source} t) GROUP BY {names}"
         )
-    is_same_key = " AND ".join(
-        f"o.k{number} IS NOT DISTINCT FROM n.k{number}" for number in range(len(key))
-    )
+
+    def same_key(one: str, other: str) -> str:
+        return " AND ".join(
+            f"{one}.k{number} IS NOT DISTINCT FROM {other}.k{number}" for number in range(len(key))
+        )
+
+    is_same_key = same_key("o", "n")
     which = {
         "added": f"n WHERE NOT EXISTS (FROM o WHERE {is_same_key})",
         "removed": f"o WHERE NOT EXISTS (FROM n WHERE {is_same_key})",
@@ -153,10 +157,9 @@ def _by_key(
         connection.execute(
             f"CREATE OR REPLACE TEMP TABLE c AS SELECT {names} FROM {which['changed']}"
         )
-        is_changed = is_same_key.replace("o.", "c.")
         sides = (
             f"(SELECT * FROM (SELECT {keys}, {columns} FROM {source} t) n "
-            f"WHERE EXISTS (FROM c WHERE {is_changed}))"
+            f"WHERE EXISTS (FROM c WHERE {same_key('c', 'n')}))"
             for source in (old, new)
         )
         row = connection.execute(

@@ -87,7 +87,7 @@ def tables(connection: Any, path: Path, alias: str = "file") -> Iterator[list[tu
 def _read_once(connection: Any, path: Path, source: str) -> str:
     """The source; a small CSV as a table, since what is in it is guessed each time it is read.
 
-    To guess how it is written takes four times as long as to read it: first as most are.
+    One that looks as most do is first read as they are: to guess takes four times as long.
     """
     import duckdb
 
@@ -95,8 +95,10 @@ def _read_once(connection: Any, path: Path, source: str) -> str:
         return source
     with path.open("rb") as file:
         header = file.readline(CHUNK)
-    usual = [source.replace(CSV_OPTIONS, f"{CSV_OPTIONS}, {USUAL_CSV}")]
-    for attempt in [*(usual if b"," in header and not set(header) & OTHERS else ()), source]:
+    attempts = [source]
+    if b"," in header and not set(header) & OTHERS:
+        attempts.insert(0, source.replace(CSV_OPTIONS, f"{CSV_OPTIONS}, {USUAL_CSV}"))
+    for attempt in attempts:
         # A value further down is not what the first ones are; its rows can be told all the same.
         with suppress(duckdb.Error):
             connection.execute(f"CREATE OR REPLACE TEMP TABLE small AS FROM {attempt}")
