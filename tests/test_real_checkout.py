@@ -22,7 +22,7 @@ from dagster import AssetKey, DagsterInstance
 from orchestration.catalog.checkout import PRODUCTS_FILE, PROJECT_ROOT
 from orchestration.catalog.ingest_templates import read_template
 from orchestration.definitions.ingest import build_ingest_asset
-from tests.harness.materializing import failure_of, own_product
+from tests.harness.materializing import failure_of, own_product, without_retries
 from tests.harness.postgres import PASSWORD
 from tests.harness.processes import orchestration
 from tests.harness.real_dcpy import NOT_OURS, RealCheckout, free_port
@@ -137,6 +137,12 @@ class Real:
             event = instance.get_latest_materialization_event(AssetKey(key))
         assert event and event.asset_materialization
         return {k: v.value for k, v in event.asset_materialization.metadata.items()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _is_tried_once() -> Iterator[None]:
+    with without_retries():
+        yield
 
 
 @pytest.fixture(scope="module")

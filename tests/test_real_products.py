@@ -22,7 +22,7 @@ from orchestration.catalog.ingest_templates import read_template
 from orchestration.definitions.ingest import build_ingest_asset
 from orchestration.lifecycle.dbt import known_tests
 from tests.harness.dbt_hub import write_hub
-from tests.harness.materializing import failure_of
+from tests.harness.materializing import failure_of, without_retries
 from tests.harness.nyc_inputs import (
     BLOCK_GRANTS,
     BUDGET_REQUESTS,
@@ -109,6 +109,12 @@ class Team:
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return self.lifecycle / "builds" / product / partition / "build" / "output"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _is_tried_once() -> Iterator[None]:
+    with without_retries():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Materializing assets in the test's own process, or in a fork of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -16,11 +17,10 @@ def failure_of(
 ) -> str | None:
     """What the failure of the assets' run says; None if they are materialized.
 
-    The config is that of the first asset. What may pass is not tried again.
+    The config is that of the first asset.
     """
     name = assets[0].partitions_def.name  # type: ignore[union-attr]
-    with DagsterInstance.ephemeral() as instance, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Retries, "times", lambda self, stage: 0)
+    with DagsterInstance.ephemeral() as instance:
         instance.add_dynamic_partitions(name, [partition])
         result = materialize(
             assets,
@@ -42,7 +42,15 @@ def own_product(*stages: str) -> list[AssetsDefinition]:
     return [definitions.get_assets_def(AssetKey(["own_product", stage])) for stage in stages]
 
 
+@contextmanager
+def without_retries() -> Iterator[None]:
+    """Where what fails has failed, and is not waited for. Not for two threads at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Retries, "times", lambda self, stage: 0)
+        yield
+
+
 def tried_once(arguments: Sequence[str]) -> int:
-    """The command line where what fails has failed, and is not waited for; for a fork."""
-    pytest.MonkeyPatch().setattr(Retries, "times", lambda self, stage: 0)
-    return main(arguments)
+    """The command line without retries; for a fork."""
+    with without_retries():
+        return main(arguments)
