@@ -8,6 +8,8 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from dagster import DagsterRun, DagsterRunStatus, DefaultRunLauncher
@@ -39,6 +41,8 @@ from orchestration.server.run_protocol import (
 # A host that was cut off for 20 s is asked again before that, by a monitoring that looks every 15.
 PATIENCE_SECONDS = 25.0
 SILENT_SECONDS = 5.0
+# A run that somebody cancels for the second time does not fail.
+VERDICT_SECONDS = 2.0
 
 
 class ForkedRunLauncher(DefaultRunLauncher):
@@ -119,8 +123,31 @@ class ForkedRunLauncher(DefaultRunLauncher):
         if has_ended(identity):
             self._instance.report_run_canceled(run, "The run's process had ended already.")
             return False
-        os.kill(pid_of(identity), signal.SIGTERM)
+
+        def ask() -> bool:
+            if has_ended(identity):
+                return False
+            os.kill(pid_of(identity), signal.SIGTERM)
+            return True
+
+        return self._ask_to_end(run, ask)
+
+    def _ask_to_end(self, run: DagsterRun, ask: Callable[[], bool]) -> bool:
+        if run.status is not DagsterRunStatus.CANCELING:
+            return ask()
+        # By run monitoring, which says that the run has failed as soon as this returns. A process
+        # that ended before that would say that it was cancelled.
+        threading.Thread(target=self._ask_once_failed, args=(run.run_id, ask), daemon=True).start()
         return True
+
+    def _ask_once_failed(self, run_id: str, ask: Callable[[], bool]) -> None:
+        end = time.monotonic() + VERDICT_SECONDS
+        while time.monotonic() < end:
+            run = self._instance.get_run_by_id(run_id)
+            if run is None or run.is_finished:
+                break
+            time.sleep(0.05)
+        ask()
 
     def _refuse(self, run: DagsterRun, why: str) -> bool:
         # Where the run is shown: what is raised here is told to nobody.
@@ -140,7 +167,7 @@ class ForkedRunLauncher(DefaultRunLauncher):
         if not has_run:
             self._instance.report_run_canceled(run, "The run's process had ended already.")
             return False
-        return cancel_on(host, run.run_id)
+        return self._ask_to_end(run, partial(cancel_on, host, run.run_id))
 
     @property
     def supports_check_run_worker_health(self) -> bool:
