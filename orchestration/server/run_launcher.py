@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -147,7 +148,9 @@ class ForkedRunLauncher(DefaultRunLauncher):
             if run is None or run.is_finished:
                 break
             time.sleep(0.05)
-        ask()
+        # On a host that has just gone it ends itself, as the run has.
+        with suppress(HostAway):
+            ask()
 
     def _refuse(self, run: DagsterRun, why: str) -> bool:
         # Where the run is shown: what is raised here is told to nobody.
