@@ -395,7 +395,7 @@ def test_a_location_that_is_not_generated_yet_is_told_to_generate(
     (project / "orchestration" / "locations" / "libraries.py").unlink()
     result = orchestration("materialize", "libraries", "main", env=built.env, project=project)
     assert result.returncode == 1
-    assert "Run `python -m orchestration generate`" in result.stderr
+    assert "Run `python3 -m orchestration generate`" in result.stderr
 
 
 def test_a_package_that_a_teams_definitions_lack_is_named_and_the_product_is_built(

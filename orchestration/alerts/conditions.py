@@ -113,7 +113,7 @@ def full_disks(folders: Iterable[Path], free_gb: float) -> Troubles:
         free = shutil.disk_usage(folder).free / 1e9
         if device not in seen and free < free_gb:
             found[str(folder)] = (
-                f"{free:.1f} GB are free, less than {free_gb:g} GB. `python -m orchestration "
+                f"{free:.1f} GB are free, less than {free_gb:g} GB. `python3 -m orchestration "
                 "clean` says what could go."
             )
         seen.add(device)

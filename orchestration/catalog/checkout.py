@@ -1,6 +1,6 @@
 """Where the data-engineering checkout is, where in it things lie, and where its state is kept.
 
-`python -m orchestration.catalog.checkout` prints the folder, or says why it cannot be served. It
+`python3 -m orchestration.catalog.checkout` prints the folder, or says why it cannot be served. It
 needs nothing but Python, so that `make` can ask before it installs anything.
 """
 
@@ -57,7 +57,7 @@ def products_file(root: Path) -> Path:
         where = "" if is_default else f" DATA_ENGINEERING_ROOT={shlex.quote(str(root))}"
         raise OrchestrationError(
             f"{root} is a checkout without a product list, {PRODUCTS_FILE}: "
-            f"`make init{where}` (`python -m orchestration init`) writes one from its recipes."
+            f"`make init{where}` (`python3 -m orchestration init`) writes one from its recipes."
         )
     what = (
         f"it has no {PRODUCTS_FILE}, no {RECIPES} and no {TEMPLATES}/*.yml"

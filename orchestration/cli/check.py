@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 PLACE = re.compile(r"(?P<file>/[^:\n]*)(:(?P<line>\d+))?: (?P<text>.*)", re.DOTALL)
 EPILOG = """\b
 Examples:
-  python -m orchestration check
-  python -m orchestration check --json
+  python3 -m orchestration check
+  python3 -m orchestration check --json
 As a pre-commit hook, in the checkout's .pre-commit-config.yaml:
   {id: orchestration, name: products, language: system, pass_filenames: false,
-   entry: env DATA_ENGINEERING_ROOT=. python -m orchestration check}
+   entry: env DATA_ENGINEERING_ROOT=. python3 -m orchestration check}
 """
 
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 EPILOG = """\b
 Examples:
-  python -m orchestration clean
-  python -m orchestration clean --keep 3 --older-than 90d --yes
+  python3 -m orchestration clean
+  python3 -m orchestration clean --keep 3 --older-than 90d --yes
 
 Never removed: the latest good version, the starter partitions, and what a run works on or takes in.
 """

@@ -13,9 +13,9 @@ from orchestration.cli.options import names_option
 
 EPILOG = """\b
 Examples:
-  python -m orchestration compare libraries 2026.1-1_first 2026.2-1_first
-  python -m orchestration compare libraries main nightly_qa --key system,name
-  python -m orchestration compare ingest/bpl_libraries 2025 2026 --json
+  python3 -m orchestration compare libraries 2026.1-1_first 2026.2-1_first
+  python3 -m orchestration compare libraries main nightly_qa --key system,name
+  python3 -m orchestration compare ingest/bpl_libraries 2025 2026 --json
 """
 MARKS = {"added": "+", "removed": "-", "changed": "~"}
 

@@ -9,8 +9,8 @@ from orchestration.catalog.checkout import PROJECT_ROOT
 
 EPILOG = """\b
 Examples, for ~/.bashrc and ~/.zshrc; from any folder:
-  eval "$(cd <this folder> && python -m orchestration completion bash)"
-  eval "$(cd <this folder> && python -m orchestration completion zsh)"
+  eval "$(cd <this folder> && python3 -m orchestration completion bash)"
+  eval "$(cd <this folder> && python3 -m orchestration completion zsh)"
 """
 FUNCTION = """\
 orchestration() {
@@ -56,7 +56,7 @@ compdef _orchestration orchestration
 def command(shell: str) -> int:
     """Print what gives SHELL a command `orchestration` that completes, in any folder.
 
-    It is this one: `orchestration status` is `python -m orchestration status`.
+    It is this one: `orchestration status` is `python3 -m orchestration status`.
     """
     names = {"root": shlex.quote(str(PROJECT_ROOT)), "python": shlex.quote(sys.executable)}
     print((FUNCTION + (BASH if shell == "bash" else ZSH)) % names, end="")

@@ -11,10 +11,10 @@ from orchestration.cli.options import deployed, names_option
 
 EPILOG = """\b
 Examples:
-  python -m orchestration generate
-  python -m orchestration generate --check
-  python -m orchestration generate --schema > products.schema.json
-  python -m orchestration generate --kubernetes --owner team:housing
+  python3 -m orchestration generate
+  python3 -m orchestration generate --check
+  python3 -m orchestration generate --schema > products.schema.json
+  python3 -m orchestration generate --kubernetes --owner team:housing
 """
 
 

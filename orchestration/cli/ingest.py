@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 EPILOG = """\b
 Examples:
-  python -m orchestration ingest --for libraries 20260101
-  python -m orchestration ingest --for libraries --jobs 4
-  python -m orchestration ingest --group "city libraries"
+  python3 -m orchestration ingest --for libraries 20260101
+  python3 -m orchestration ingest --for libraries --jobs 4
+  python3 -m orchestration ingest --group "city libraries"
 """
 
 

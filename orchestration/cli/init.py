@@ -7,8 +7,8 @@ from orchestration.catalog.checkout import PRODUCTS_FILE, checkout_root, is_chec
 
 EPILOG = """\b
 Examples:
-  python -m orchestration init
-  DATA_ENGINEERING_ROOT=../data-engineering python -m orchestration init
+  python3 -m orchestration init
+  DATA_ENGINEERING_ROOT=../data-engineering python3 -m orchestration init
 """
 
 

@@ -11,8 +11,8 @@ from orchestration.cli.options import selecting, serving
 
 EPILOG = """\b
 Examples:
-  python -m orchestration launch libraries main
-  python -m orchestration launch ingest/bpl_libraries 20260101 --port 8080
+  python3 -m orchestration launch libraries main
+  python3 -m orchestration launch ingest/bpl_libraries 20260101 --port 8080
 """
 
 

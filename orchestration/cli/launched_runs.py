@@ -123,7 +123,7 @@ class LaunchedRuns:
         if missing := [path for path in paths if tuple(path) not in found]:
             raise OrchestrationError(
                 f"The server at {self.url} does not serve {'/'.join(missing[0])}. What it serves "
-                "is listed by `python -m orchestration status`."
+                "is listed by `python3 -m orchestration status`."
             )
         repository = nodes[0]["repository"]
         return {

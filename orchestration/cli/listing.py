@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 EPILOG = """\b
 Examples:
-  python -m orchestration list
-  python -m orchestration list --json
+  python3 -m orchestration list
+  python3 -m orchestration list --json
 """
 SHOWN_PARTITIONS = 6
 

@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(
             _orchestration.main(
                 arguments,
-                prog_name="python -m orchestration",
+                prog_name="python3 -m orchestration",
                 complete_var="_ORCHESTRATION_COMPLETE",
                 standalone_mode=False,
             )

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 EPILOG = """\b
 Examples:
-  python -m orchestration materialize ingest/bpl_libraries 20260101
-  python -m orchestration materialize libraries/plan 2026.1-1_first
-  python -m orchestration materialize --all --jobs 4 nightly_qa
-  python -m orchestration materialize ingest/dcp_housing 25Q2 --push --latest
+  python3 -m orchestration materialize ingest/bpl_libraries 20260101
+  python3 -m orchestration materialize libraries/plan 2026.1-1_first
+  python3 -m orchestration materialize --all --jobs 4 nightly_qa
+  python3 -m orchestration materialize ingest/dcp_housing 25Q2 --push --latest
 """
 
 

@@ -41,14 +41,14 @@ BUILD = """\
 #!/usr/bin/env bash
 # Makes the product; what it writes here or to $BUILD_ENV_OUTPUT_DIR is its output.
 set -euo pipefail
-echo "built,$BUILD_NAME" > "$BUILD_ENV_OUTPUT_DIR/{slug}.csv"
+printf 'build\\n%s\\n' "$BUILD_NAME" > "$BUILD_ENV_OUTPUT_DIR/{slug}.csv"
 echo "Wrote {slug}.csv"
 """
 EPILOG = """\b
 Examples:
-  python -m orchestration new housing
-  python -m orchestration new "open space" --owner team:parks
-  python -m orchestration materialize housing main
+  python3 -m orchestration new housing
+  python3 -m orchestration new "open space" --owner team:parks
+  python3 -m orchestration materialize housing main
 """
 
 
@@ -95,7 +95,7 @@ def command(product: str, owner: tuple[str, ...], description: str | None) -> in
     generate(root)
     for path in (file, folder / "recipe.yml", folder / "build.sh"):
         print(f"{'changed' if path == file else 'added'} {path}")
-    print(f"Build it: python -m orchestration materialize {slug} main")
+    print(f"Build it: python3 -m orchestration materialize {slug} main")
     return 0
 
 

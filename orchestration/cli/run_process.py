@@ -118,7 +118,7 @@ def _load(location: str) -> Definitions:
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name == module:
             raise OrchestrationError(
-                f"There is no {module} yet. Run `python -m orchestration generate`."
+                f"There is no {module} yet. Run `python3 -m orchestration generate`."
             ) from error
         # What a team's own definitions raise can be anything.
         raise OrchestrationError(f"{location} cannot be loaded: {where_and_why(error)}") from error

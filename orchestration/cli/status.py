@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 EPILOG = """\b
 Examples:
-  python -m orchestration status
-  python -m orchestration status --port 8080
-  python -m orchestration status --json
+  python3 -m orchestration status
+  python3 -m orchestration status --port 8080
+  python3 -m orchestration status --json
 """
 
 

@@ -9,10 +9,10 @@ from orchestration.cli.options import PRIVATE, deployed, names_option, path_pref
 
 EPILOG = """\b
 Examples:
-  python -m orchestration up
-  python -m orchestration up --port 8080 --only pluto,ingest
-  python -m orchestration up --owner team:housing
-  python -m orchestration up --host-name build1.internal
+  python3 -m orchestration up
+  python3 -m orchestration up --port 8080 --only pluto,ingest
+  python3 -m orchestration up --owner team:housing
+  python3 -m orchestration up --host-name build1.internal
 """
 
 

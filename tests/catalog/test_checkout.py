@@ -76,7 +76,7 @@ def test_a_checkout_without_a_product_list_is_told_how_to_get_one(
         products_file(root)
     assert str(error.value) == (
         f"{root} is a checkout without a product list, products/products.yml: "
-        f"`make init DATA_ENGINEERING_ROOT='{root}'` (`python -m orchestration init`) writes one "
+        f"`make init DATA_ENGINEERING_ROOT='{root}'` (`python3 -m orchestration init`) writes one "
         "from its recipes."
     )
 

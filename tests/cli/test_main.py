@@ -78,7 +78,7 @@ def test_every_command_has_a_help_with_an_example_in_80_columns(
     monkeypatch.setenv("COLUMNS", "80")
     assert main([name, "--help"]) == 0
     said = capsys.readouterr().out
-    assert f"python -m orchestration {name}" in said.partition("Example")[2]
+    assert f"python3 -m orchestration {name}" in said.partition("Example")[2]
     assert max(map(len, said.splitlines())) <= 80
 
 
