@@ -71,10 +71,11 @@ def _retention(
 
     from orchestration.catalog.retention import Retention
 
-    given = {"keep": keep, "older_than": older_than}
+    options = {"keep": keep, "older_than": older_than}
+    given = {name: value for name, value in options.items() if value is not None}
     known: dict[str, Any] = configured.model_dump() if configured else {}
     try:
-        return Retention(**known | {name: value for name, value in given.items() if value})
+        return Retention(**known | given)
     except ValidationError as error:
         [first, *_] = error.errors()
         option = str(first["loc"][0]).replace("_", "-")
@@ -100,10 +101,12 @@ def _lines(
         counted(len(cleaning.runs), "run"),
     )
     size = _megabytes(sum(found.bytes for found in cleaning.found))
-    days = retention.older_than / 86_400
+    found = f"{', '.join(part for part in parts if not part.startswith('0 '))}; {size}"
+    hours = round(retention.older_than / 3600)
+    age = counted(hours // 24, "day") if hours % 24 == 0 else counted(hours, "hour")
     yield (
-        f"{'Removed' if is_done else 'To be removed'}: {', '.join(parts)}; {size}. Kept: "
-        f"{counted(retention.keep, 'version')} of each, and all of the last {days:g} days."
+        f"{'Removed' if is_done else 'To be removed'}: {found if rows else 'nothing'}. Kept: "
+        f"{counted(retention.keep, 'version')} of each, and all of the last {age}."
     )
     if rows and not is_done:
         yield "Nothing is removed yet: --yes does that."

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import click
@@ -9,7 +10,7 @@ import click
 from orchestration import OrchestrationError
 from orchestration.catalog.checkout import checkout_root
 from orchestration.catalog.names import INGEST
-from orchestration.cli.options import names_option
+from orchestration.cli.options import names_option, selections
 
 EPILOG = """\b
 Examples:
@@ -21,7 +22,7 @@ MARKS = {"added": "+", "removed": "-", "changed": "~"}
 
 
 @click.command("compare", short_help="Show how two versions differ.", epilog=EPILOG)
-@click.argument("selection", metavar="PRODUCT")
+@click.argument("selection", metavar="PRODUCT", shell_complete=selections)
 @click.argument("old")
 @click.argument("new")
 @names_option(
@@ -68,12 +69,20 @@ def _differences(selection: str, old: str, new: str, key: list[str]) -> Any:
     for folder, version in zip(folders, (old, new), strict=True):
         if not folder.is_dir():
             raise OrchestrationError(
-                f"There is no result of {selection} for {version!r}: {folder} does not exist."
+                f"There is no result of {selection} for {version!r}: {folder} does not exist. "
+                f"There are: {', '.join(_versions_beside(folder, stage)) or 'none'}."
             )
     before, after = folders
     return compare(
         before, after, stage, key, python=dcpy_python(python), root=root, lifecycle=lifecycle
     )
+
+
+def _versions_beside(folder: Path, stage: str) -> list[str]:
+    """The versions, or partitions, that have a result where `folder` is one that has not."""
+    if stage == INGEST:
+        return sorted(each.name for each in folder.parent.glob("[!.]*"))
+    return sorted(each.parent.name for each in folder.parent.parent.glob(f"[!.]*/{stage}"))
 
 
 def _lines(files: list[Mapping[str, Any]]) -> Iterator[str]:

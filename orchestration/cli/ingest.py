@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from orchestration.catalog.checkout import checkout_root
-from orchestration.cli.options import PRIVATE, executing, names_option
+from orchestration.cli.options import PRIVATE, executing, names_option, product_list
 
 if TYPE_CHECKING:
     from orchestration.cli.runs import Run
@@ -25,7 +25,13 @@ Examples:
 
 @click.command("ingest", short_help="Ingest all inputs of products, or groups.", epilog=EPILOG)
 @click.argument("version", required=False)
-@names_option("--for", "products", metavar="PRODUCT,…", help="All that these products take in.")
+@names_option(
+    "--for",
+    "products",
+    metavar="PRODUCT,…",
+    help="All that these products take in.",
+    shell_complete=product_list,
+)
 @names_option(
     "--group", "groups", metavar="GROUP,…", help="The templates of these groups of products.yml."
 )

@@ -112,7 +112,7 @@ class LaunchedRuns:
             why = answer.get("message") or "; ".join(errors) or answer["__typename"]
             raise OrchestrationError(f"{self.url} does not launch {run.selection.name}: {why}")
         run.id, run.state, run.began = answer["run"]["runId"], State.RUNNING, time.monotonic()
-        self._display.show(run, {"run": run.id, "job": parameters["selector"]["pipelineName"]})
+        self._display.show(run, {"run": run.id})
 
     def _parameters(self, run: Run) -> dict[str, Any]:
         selection = run.selection

@@ -3,12 +3,15 @@
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from orchestration import OrchestrationError
 from orchestration.catalog.names import url_of
+
+if TYPE_CHECKING:
+    from orchestration.cli.selection import Catalog
 
 
 class CommaSeparated(click.ParamType[list[str]]):
@@ -67,7 +70,12 @@ class Config(click.ParamType[dict[str, Any]]):
 Command = Callable[..., int]
 
 
-def names_option(*declarations: str, metavar: str, help: str) -> Callable[[Command], Command]:
+Completing = Callable[[click.Context, click.Parameter, str], list[str]]
+
+
+def names_option(
+    *declarations: str, metavar: str, help: str, shell_complete: Completing | None = None
+) -> Callable[[Command], Command]:
     """An option that takes names with commas between them; none is an empty list."""
     return click.option(
         *declarations,
@@ -76,18 +84,32 @@ def names_option(*declarations: str, metavar: str, help: str) -> Callable[[Comma
         metavar=metavar,
         show_default=False,
         help=help,
+        shell_complete=shell_complete,
     )
 
 
-def _selections(_: click.Context, __: click.Parameter, begun: str) -> list[str]:
-    """How what can be selected goes on: products first, then what is below one, or `ingest`."""
+def _catalog() -> "Catalog | None":
     from orchestration.catalog.checkout import checkout_root
-    from orchestration.catalog.names import INGEST, STAGES
     from orchestration.cli.selection import Catalog
 
     try:
-        catalog = Catalog(checkout_root())
+        return Catalog(checkout_root())
     except OrchestrationError:
+        return None
+
+
+def product_list(_: click.Context, __: click.Parameter, begun: str) -> list[str]:
+    """How a list of products with commas between them goes on."""
+    before, comma, last = begun.rpartition(",")
+    slugs = [product.slug for product in catalog.products] if (catalog := _catalog()) else []
+    return [f"{before}{comma}{slug}" for slug in slugs if slug.startswith(last)]
+
+
+def selections(_: click.Context, __: click.Parameter, begun: str) -> list[str]:
+    """How what can be selected goes on: products first, then what is below one, or `ingest`."""
+    from orchestration.catalog.names import INGEST, STAGES
+
+    if not (catalog := _catalog()):
         return []
     location, slash, _rest = begun.partition("/")
     below = catalog.template_ids if location == INGEST else STAGES
@@ -110,7 +132,7 @@ def selecting(command: Command) -> Command:
     """Gives a command the arguments and options by which assets are selected and configured."""
     for decorate in reversed(
         (
-            click.argument("selection", nargs=-1, shell_complete=_selections),
+            click.argument("selection", nargs=-1, shell_complete=selections),
             click.argument("partition"),
             click.option("--all", "everything", is_flag=True, help="All products."),
             names_option("--owner", metavar="OWNER,…", help="The products of these owners."),

@@ -48,8 +48,8 @@ class Progress:
     def show(self, run: Run, message: Message) -> None:
         """A line, or several, on what a run has told."""
         match message:
-            case {"run": run_id, "job": job}:
-                self._line(f"Run {job} {run_id}", "dim")
+            case {"run": run_id}:
+                self._line(f"{run.selection.name} for {run.partition} is run {run_id}", "dim")
             case {"waits": why}:
                 self._line(f"{run.selection.name} waits. {why}", "yellow")
             case {"began": asset}:

@@ -242,7 +242,7 @@ class _Telling(logging.Handler):
         asset = f"{selection.location}/{name}"
         match event.event_type:
             case DagsterEventType.RUN_START:
-                self._tell({"run": meta["run_id"], "job": event.job_name})
+                self._tell({"run": meta["run_id"]})
             case DagsterEventType.STEP_UP_FOR_RETRY:
                 self._tell({"failed for now": asset})
             case DagsterEventType.STEP_START | DagsterEventType.STEP_RESTARTED:

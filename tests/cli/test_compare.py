@@ -90,4 +90,6 @@ def test_a_version_that_is_not_there_is_named(
     compare: Callable[..., Any], capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["compare", "libraries", "2025", "2027"]) == 1
-    assert "There is no result of libraries for '2027'" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "There is no result of libraries for '2027'" in said
+    assert "There are: 2025, 2026." in said

@@ -130,6 +130,8 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
         ("materialize lib", {"libraries"}),
         ("launch libraries/b", {"libraries/build"}),
         ("materialize ingest/bpl", {"ingest/bpl_libraries"}),
+        ("compare lib", {"libraries"}),
+        ("ingest --for libraries,par", {"libraries,park_access"}),
         ("completion z", {"zsh"}),
     ],
 )
