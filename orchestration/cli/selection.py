@@ -123,8 +123,8 @@ class Catalog:
             found += self.group(group)
         if not found:
             raise OrchestrationError(
-                "Nothing is selected. Name products, stages or ingest templates, or use --all, "
-                "--owner or --group."
+                "Nothing is selected. Name products, stages or ingest templates before the "
+                "partition, or use --all, --owner or --group."
             )
         return _merged(found)
 

@@ -142,7 +142,7 @@ def test_old_versions_go_with_their_keys_and_runs_and_the_latest_and_the_starter
     assert not place.keys("build_good") & {"1-a", "2-b"}
     assert place.builds("bad") == set()
     assert not list((place.lifecycle / ".removed").rglob("*.*"))
-    assert "Removed: 0 versions" in place.clean("--keep", "1", "--older-than", "15d", "--yes")
+    assert "Removed: nothing." in place.clean("--keep", "1", "--older-than", "15d", "--yes")
     # What is left of it can be read, and the same version can be made again.
     assert (place.lifecycle / "builds/good/3-c/build/out.txt").is_file()
     ingest(place, "2022")
@@ -176,9 +176,9 @@ def test_what_failed_attempts_have_left_goes(place: Place) -> None:
     assert workspaces
     # As a build can leave it.
     (workspaces[0] / "locked").mkdir(mode=0o500)
-    assert "0 leftovers" in place.clean("--older-than", "1d", "--yes")
+    assert "Removed: nothing." in place.clean("--older-than", "1d", "--yes")
     place.age(2, "builds/bad/main")
-    assert "0 versions, 3 leftovers" in place.clean("--older-than", "1d", "--yes")
+    assert "Removed: 3 leftovers" in place.clean("--older-than", "1d", "--yes")
     assert sorted(entry.name for entry in folder.iterdir()) == ["load"]
 
 
