@@ -1,0 +1,1 @@
+"""What isolation costs, beside what Dagster does without this project."""
