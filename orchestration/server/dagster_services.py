@@ -1,5 +1,6 @@
 """Dagster's webserver and daemon, of which there is one each for all locations."""
 
+import importlib
 import selectors
 import socket
 import time
@@ -16,6 +17,8 @@ from orchestration.server.service import Service
 
 # One that ends is started again, but not more often than this.
 RESTART_SECONDS = 10.0
+# How long it takes at most until one that is warm knows that it may start.
+STEP_SECONDS = 0.01
 WEBSERVER, DAEMON = "webserver", "daemon"
 
 
@@ -37,7 +40,7 @@ class DagsterServices:
         """`prepare` is called in a fork that becomes one of them."""
         self.url = url_of(host, port, path_prefix)
         self._host, self._port, self._path_prefix = host, port, path_prefix
-        self._workspace = folder / WORKSPACE
+        self._workspace, self._may_start = folder / WORKSPACE, folder / "may-start"
         self._forkserver, self._selector, self._env = forkserver, selector, env
         self._prepare = prepare
         self._running: dict[str, Service] = {}
@@ -57,8 +60,8 @@ class DagsterServices:
 
     @property
     def are_started(self) -> bool:
-        """Whether the first of them has been started."""
-        return bool(self._running)
+        """Whether they were to start."""
+        return self._may_start.exists()
 
     @property
     def are_up(self) -> bool:
@@ -68,9 +71,16 @@ class DagsterServices:
                 self._are_up = True
         return self._are_up
 
+    def warm_up(self) -> None:
+        """Has the webserver import what it needs, where it can wait then until `start`."""
+        if self._forkserver.warm:
+            self._start(WEBSERVER)
+
     def start(self) -> None:
         """Starts the webserver on the workspace that was written; the daemon follows."""
-        self._start(WEBSERVER)
+        self._may_start.touch()
+        if WEBSERVER not in self._running:
+            self._start(WEBSERVER)
 
     def _start(self, name: str) -> None:
         if name == WEBSERVER:
@@ -83,12 +93,19 @@ class DagsterServices:
         self._running[name] = Service(
             name,
             lambda output: self._forkserver.start(
-                command, env=self._env, output=output, prepare=self._prepare
+                command, env=self._env, output=output, prepare=lambda: self._prepare_for(name)
             ),
             self._env,
             self._selector,
         )
         self._ended.discard(name)
+
+    def _prepare_for(self, name: str) -> None:
+        self._prepare()
+        if name == WEBSERVER:
+            importlib.import_module("dagster_webserver.cli")
+        while not self._may_start.exists():
+            time.sleep(STEP_SECONDS)
 
     def watch(self) -> bool:
         """Starts again what has ended; False where it ended before it was up for the first time."""
@@ -138,6 +155,9 @@ class CodeHost:
     def __init__(self, host_name: str) -> None:
         self.description = f"{host_name} serves"
         self.are_started = self.are_up = False
+
+    def warm_up(self) -> None:
+        """Nothing: there is no webserver."""
 
     def start(self) -> None:
         """Has it announced that there is something to be asked."""

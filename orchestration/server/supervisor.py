@@ -166,6 +166,7 @@ class Supervisor:
         claim = DatabaseClaim(self.background, self.folder) if is_shared else None
         # Before anybody else opens the instance: whoever is first creates it.
         creating = None if claim else self._create_instance()
+        self.dagster.warm_up()
         while not self.signals.has_stopped:
             self._wait()
             self.signals.watch()
