@@ -34,7 +34,7 @@ def settle_interpreter() -> None:
 if __name__ == "__main__":
     settle_interpreter()
     from orchestration.cli.main import main
-    from orchestration.server import console
+    from orchestration.processes import console
 
     console.settle(waits=True)
     sys.exit(main())

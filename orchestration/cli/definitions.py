@@ -13,7 +13,7 @@ from orchestration.definitions.broken import place_and_text
 from orchestration.definitions.interpreter import Interpreter
 from orchestration.definitions.team import PROBLEM
 from orchestration.generator.render import LOCATIONS, render
-from orchestration.server.dagster_internals import next_tick
+from orchestration.processes.dagster_internals import next_tick
 
 
 def modules(file: ProductsFile) -> dict[str, str]:

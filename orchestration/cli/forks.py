@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import Any, cast
 
-from orchestration.server import console
+from orchestration.processes import console
 
 Message = Mapping[str, Any]
 Tell = Callable[[Message], None]

@@ -45,8 +45,8 @@ def command(
     """
     from orchestration.catalog.deployment import deployment_schema_text, read_deployment
     from orchestration.catalog.products import json_schema_text, read_products_file
+    from orchestration.code_servers.selection import Selection
     from orchestration.generator.generate import pending_changes, warnings, write
-    from orchestration.server.selection import Selection
 
     if schema:
         print(json_schema_text(), end="")

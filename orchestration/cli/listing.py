@@ -162,7 +162,7 @@ def _schedules(
 ) -> list[dict[str, Any]]:
     from orchestration.catalog.names import INGEST
     from orchestration.catalog.schedules import schedule_names
-    from orchestration.server.dagster_internals import next_tick
+    from orchestration.processes.dagster_internals import next_tick
 
     return [
         {

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from orchestration.cli.forks import SIGNALS, Fork, Message, Tell
 from orchestration.cli.runs import Display, Run, State
-from orchestration.server import console
+from orchestration.processes import console
 
 
 class Runs:

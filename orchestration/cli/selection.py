@@ -19,8 +19,8 @@ from orchestration.catalog.names import (
 )
 from orchestration.catalog.products import Product, read_products_file
 from orchestration.catalog.recipes import recipe_inputs
+from orchestration.code_servers.selection import Selection as ServedSelection
 from orchestration.definitions.interpreter import Interpreter
-from orchestration.server.selection import Selection as ServedSelection
 
 
 @dataclass(frozen=True)

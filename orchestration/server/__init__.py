@@ -1,1 +1,1 @@
-"""What `up` runs: the supervisor, code servers, and Dagster's webserver and daemon."""
+"""`up`: the supervisor of all that runs, Dagster's webserver and daemon among it."""

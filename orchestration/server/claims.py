@@ -12,7 +12,7 @@ from orchestration.catalog.checkout import PROJECT_ROOT
 from orchestration.generator.render import LOCATIONS
 from orchestration.instance.home import LOCK
 from orchestration.lifecycle.results import lifecycle_dir, make_private
-from orchestration.server.background import Background
+from orchestration.processes.background import Background
 
 
 class Claims:

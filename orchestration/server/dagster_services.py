@@ -12,8 +12,8 @@ import yaml
 
 from orchestration.catalog.names import url_of
 from orchestration.generator.render import WORKSPACE
-from orchestration.server.forkserver import Forkserver, ending
-from orchestration.server.service import Service
+from orchestration.processes.forkserver import Forkserver, ending
+from orchestration.processes.service import Service
 
 # One that ends is started again, but not more often than this.
 RESTART_SECONDS = 10.0

@@ -13,8 +13,8 @@ from orchestration.catalog.products import read_products_file
 from orchestration.catalog.retention import Retention
 from orchestration.instance.home import open_instance, wait_for_database
 from orchestration.lifecycle.results import lifecycle_dir
-from orchestration.server.background import Background
-from orchestration.server.forkserver import Process
+from orchestration.processes.background import Background
+from orchestration.processes.forkserver import Process
 
 # By the machine's own time. What has begun at midnight is mostly done by then.
 HOUR = 3

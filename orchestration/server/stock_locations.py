@@ -9,10 +9,10 @@ from types import MappingProxyType
 
 from orchestration import OrchestrationError
 from orchestration.catalog.checkout import PROJECT_ROOT
-from orchestration.server.control import Caller, Request
+from orchestration.code_servers.sources import Sources
+from orchestration.processes.control import Caller, Request
+from orchestration.processes.service import Service
 from orchestration.server.graphql import query
-from orchestration.server.service import Service
-from orchestration.server.sources import Sources
 
 LOOK_SECONDS = 1.0
 RELOAD = """

@@ -21,30 +21,30 @@ from orchestration import OrchestrationError, counted, explained
 from orchestration.catalog.checkout import PROJECT_ROOT, checkout_root
 from orchestration.catalog.names import URL_VARIABLE, url_of
 from orchestration.catalog.partition_keys import check_key_of
+from orchestration.code_servers.selection import Selection
+from orchestration.code_servers.sources import Sources
 from orchestration.definitions.product import product_definitions
 from orchestration.instance.home import has_postgres, prepare_dagster_home
-from orchestration.server import console, control
-from orchestration.server.background import (
+from orchestration.processes import console, control
+from orchestration.processes.background import (
     Background,
     create_instance,
     follow,
     warn_of_dcpy,
 )
+from orchestration.processes.forkserver import Forkserver, Process, ending
+from orchestration.processes.orphans import Orphans
+from orchestration.processes.service import Service
+from orchestration.processes.signals import Signals
+from orchestration.runs.runs import Runs
 from orchestration.server.claims import Claims, DatabaseClaim
 from orchestration.server.dagster_services import CodeHost, DagsterServices
-from orchestration.server.forkserver import Forkserver, Process, ending
 from orchestration.server.nightly import Nightly
-from orchestration.server.orphans import Orphans
-from orchestration.server.runs import Runs
-from orchestration.server.selection import Selection
-from orchestration.server.service import Service
-from orchestration.server.signals import Signals
-from orchestration.server.sources import Sources
 from orchestration.server.stock_locations import StockLocations, reload_locations
 from orchestration.server.up import GRACE_SECONDS
 
 if TYPE_CHECKING:
-    from orchestration.server.code_locations import CodeLocations
+    from orchestration.code_servers.code_locations import CodeLocations
 
 LOOK_SECONDS = 1.0
 # Until something is there that does not tell: a code server, and the webserver at the start.
@@ -96,7 +96,7 @@ class Supervisor:
             deployment=Path(deployment) if deployment else None,
             host_name=host_name,
         )
-        self.forkserver = Forkserver(warm, any_location, started)
+        self.forkserver = Forkserver(warm, any_location)
         self.orphans = Orphans()
         self.background = Background(self.forkserver, self.env)
         self.runs = Runs(self.forkserver, self.selector, self.background)
@@ -106,7 +106,7 @@ class Supervisor:
             raise OrchestrationError(
                 "Other hosts cannot be served so: use `dagster code-server start` here."
             )
-        self.locations, prepare = self._warm() if self.forkserver.warm else self._stock()
+        self.locations, prepare = self._warm(started) if self.forkserver.warm else self._stock()
         self.dagster: DagsterServices | CodeHost
         if host_name:
             self.dagster = CodeHost(host_name)
@@ -123,16 +123,18 @@ class Supervisor:
             prepare=prepare,
         )
 
-    def _warm(self) -> "tuple[CodeLocations, Callable[[], None]]":
+    def _warm(self, started: float) -> "tuple[CodeLocations, Callable[[], None]]":
         # Not before it is known that Dagster has what these need.
-        from orchestration.server.code_locations import CodeLocations
-        from orchestration.server.dagster_internals import refuse_keys, replace_watching
-        from orchestration.server.subscriber import subscribe
+        from orchestration.code_servers.code_locations import CodeLocations
+        from orchestration.code_servers.dependencies import installation_of
+        from orchestration.code_servers.subscriber import subscribe
+        from orchestration.processes.dagster_internals import refuse_keys, replace_watching
 
         locations = CodeLocations(
             sources=self.sources,
             folder=self.folder,
             answers=self._home / "answers",
+            installation=installation_of(list(sys.modules.values()), started),
             forkserver=self.forkserver,
             selector=self.selector,
             env=self.env,

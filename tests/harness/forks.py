@@ -17,13 +17,13 @@ from tests.harness.processes import is_running
 
 PRELOADED = [
     "tests.harness.forks",
-    "orchestration.server.dagster_internals",
+    "orchestration.processes.dagster_internals",
     "orchestration.generator.generate",
     "orchestration.definitions.ingest",
     "orchestration.cli.run_process",
     "dagster._core.storage.sqlite_storage",
     "dagster._core.run_coordinator.queued_run_coordinator",
-    "orchestration.server.run_launcher",
+    "orchestration.runs.run_launcher",
     "sqlalchemy.dialects.sqlite",
 ]
 _context = get_context("forkserver")

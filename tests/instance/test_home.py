@@ -12,7 +12,7 @@ from dagster._core.test_utils import create_run_for_test
 from orchestration import OrchestrationError
 from orchestration.instance import home as home_module
 from orchestration.instance.home import prepare_dagster_home
-from orchestration.server.run_launcher import ForkedRunLauncher
+from orchestration.runs.run_launcher import ForkedRunLauncher
 
 EARLIER = """\
 # The instance's configuration. It is copied to DAGSTER_HOME, unless that has one of its own.

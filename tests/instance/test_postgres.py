@@ -97,7 +97,7 @@ def test_what_is_no_address_is_refused_without_being_told(text: str, lifecycle: 
 
 def test_without_it_nothing_of_postgres_is_imported() -> None:
     code = (
-        "import sys; from orchestration.server import dagster_internals; "
+        "import sys; from orchestration.processes import dagster_internals; "
         "from orchestration.instance.home import prepare_dagster_home; "
         "from dagster import DagsterInstance; prepare_dagster_home(); dagster_internals.preload(); "
         "DagsterInstance.get(); "

@@ -16,8 +16,8 @@ from dagster import DagsterInstance
 
 from orchestration import OrchestrationError
 from orchestration.instance.home import POSTGRES_VARIABLE
-from orchestration.server import run_protocol
-from orchestration.server.dagster_internals import broken_answers
+from orchestration.processes.dagster_internals import broken_answers
+from orchestration.runs import run_protocol
 from orchestration.server.graphql import query
 from tests.harness.postgres import Postgres
 from tests.harness.processes import ORCHESTRATION, wait_until

@@ -14,8 +14,8 @@ from orchestration import OrchestrationError
 from orchestration.catalog.names import STAGES, STARTER_KEYS
 from orchestration.catalog.products import Product
 from orchestration.cli.main import main
+from orchestration.code_servers.selection import Selection
 from orchestration.instance.workers import LAUNCHER_TAG, pid_of
-from orchestration.server.selection import Selection
 from tests.harness.forks import command_of, descendants
 from tests.harness.processes import orchestration, wait_until
 from tests.harness.up_server import (

@@ -12,8 +12,8 @@ from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, job
 
 from orchestration.instance.deaths import note_deaths
 from orchestration.instance.workers import WORKER_TAG, has_ended, process_identity
-from orchestration.server.dagster_internals import WorkerStatus
-from orchestration.server.run_launcher import ForkedRunLauncher
+from orchestration.processes.dagster_internals import WorkerStatus
+from orchestration.runs.run_launcher import ForkedRunLauncher
 from tests.harness.processes import is_running, wait_until
 from tests.harness.up_server import Server, copy_project, pretend_done, serving, write_products
 

@@ -9,16 +9,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from orchestration.catalog.checkout import SAMPLE_ROOT
-from orchestration.server.code_location import CodeLocation
-from orchestration.server.control import Caller, Served
-from orchestration.server.dependencies import installation_of
-from orchestration.server.forkserver import Forkserver
-from orchestration.server.states import LocationState
+from orchestration.code_servers.code_location import CodeLocation
+from orchestration.code_servers.dependencies import installation_of
+from orchestration.code_servers.states import LocationState
+from orchestration.processes.control import Caller, Served
+from orchestration.processes.forkserver import Forkserver
 from orchestration.server.supervisor import any_location
 from tests.harness.processes import wait_until
 from tests.harness.up_server import copy_project, serving
@@ -37,7 +38,13 @@ defs = dg.Definitions(assets=[of_the_team])
 
 @pytest.fixture(scope="module")
 def forkserver() -> Forkserver:
-    return Forkserver(True, any_location, time.time())
+    return Forkserver(True, any_location)
+
+
+@cache
+def installed() -> str | None:
+    """What every location depends on, as of the first start."""
+    return installation_of(list(sys.modules.values()), time.time())
 
 
 @dataclass
@@ -64,6 +71,7 @@ class Start:
             PRODUCT,
             path=self.folder / "1",
             answers=self.answers,
+            installation=installed(),
             address="",
             forkserver=self.forkserver,
             selector=self.selector,

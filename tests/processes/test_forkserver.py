@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestration.server.code_location import CodeLocation
-from orchestration.server.control import Served
-from orchestration.server.forkserver import Forkserver
-from orchestration.server.states import LocationState
+from orchestration.code_servers.code_location import CodeLocation
+from orchestration.code_servers.states import LocationState
+from orchestration.processes.control import Served
+from orchestration.processes.forkserver import Forkserver
 from orchestration.server.supervisor import any_location
 from tests.harness.processes import wait_until
 
@@ -38,6 +38,7 @@ def test_a_location_that_is_refused_a_process_is_loaded_as_soon_as_there_is_room
         address="",
         path=tmp_path / "1",
         answers=tmp_path / "libraries.zip",
+        installation=None,
         forkserver=Forkserver(True, any_location),
         selector=selectors.DefaultSelector(),
         env=os.environ,

@@ -13,7 +13,8 @@ from uuid import uuid4
 import grpc
 import grpc.aio
 
-from orchestration.server.dagster_internals import (
+from orchestration.code_servers.grpc_server import UNLIMITED, Unreachable, server_for
+from orchestration.processes.dagster_internals import (
     EXTERNAL_REPOSITORY,
     GET_CURRENT_IMAGE,
     GET_SERVER_ID,
@@ -23,8 +24,7 @@ from orchestration.server.dagster_internals import (
     repository_request,
     server_id_answer,
 )
-from orchestration.server.grpc_server import UNLIMITED, Unreachable, server_for
-from orchestration.server.run_protocol import (
+from orchestration.runs.run_protocol import (
     full_name,
     other_release,
     repositories_in,

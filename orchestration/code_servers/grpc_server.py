@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import grpc
 import grpc.aio
 
-from orchestration.server.dagster_internals import streamed_methods
+from orchestration.processes.dagster_internals import streamed_methods
 
 UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 

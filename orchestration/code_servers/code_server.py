@@ -11,7 +11,7 @@ from orchestration.catalog.checkout import PROJECT_ROOT
 from orchestration.definitions.interpreter import Interpreter
 from orchestration.instance.home import has_postgres
 from orchestration.lifecycle.reaper import end_as
-from orchestration.server.dagster_internals import (
+from orchestration.processes.dagster_internals import (
     answers_of,
     broken_answers,
     check_understood,

@@ -21,8 +21,7 @@ from typing import Protocol
 from dagster import Definitions
 
 from orchestration.lifecycle.reaper import adopt_orphans
-from orchestration.server import console
-from orchestration.server.dependencies import installation_of
+from orchestration.processes import console
 
 SCRIPTS = ("dagster", "dagster-webserver", "dagster-daemon")
 # Of at most 1000. To raise it needs no privilege, to lower it does. Source: proc(5).
@@ -64,21 +63,15 @@ class Forkserver:
     """Starts processes; by forking where `warm`, and that can be done.
 
     `location` makes definitions such as a code location has; they are loaded before the fork.
-    `started` is when this process was, in seconds since the epoch.
     """
 
-    def __init__(
-        self, warm: bool, location: Callable[[], Definitions], started: float | None = None
-    ) -> None:
-        self.installation: str | None = None
-        """What every location depends on, as a hash; None where that is not known."""
-        self._started = started
+    def __init__(self, warm: bool, location: Callable[[], Definitions]) -> None:
         self.warm = warm and self._preload(location)
         self._processes: list[Process] = []
 
     def _preload(self, location: Callable[[], Definitions]) -> bool:
         try:
-            from orchestration.server import dagster_internals
+            from orchestration.processes import dagster_internals
 
             dagster_internals.preload()
             dagster_internals.rehearse(location())
@@ -91,8 +84,6 @@ class Forkserver:
             return False
         self._own_modules = [n for n in sys.modules if n.partition(".")[0] == "orchestration"]
         self._imported_files = self.own_files
-        if self._started is not None:
-            self.installation = installation_of(list(sys.modules.values()), self._started)
         gc.collect()
         gc.freeze()
         return True

@@ -16,7 +16,7 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from types import CodeType
 from typing import Any
 
-from orchestration.server.dependencies import (
+from orchestration.code_servers.dependencies import (
     UNKNOWN,
     Dependency,
     Kind,

@@ -1,4 +1,4 @@
-from orchestration.server.tail import LAST_LINES, Tail
+from orchestration.processes.tail import LAST_LINES, Tail
 
 CAUSE = ["Traceback (most recent call last):", '  File "definitions.py", line 3', "MemoryError"]
 NOISE = [f"E0000 thd.cc:163] pthread_create failed {number}" for number in range(100)]

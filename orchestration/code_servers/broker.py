@@ -20,9 +20,11 @@ import grpc
 import grpc.aio
 
 from orchestration.catalog.names import OPERATIONS
-from orchestration.server import control
-from orchestration.server.answers import read_reply
-from orchestration.server.dagster_internals import (
+from orchestration.code_servers.answers import read_reply
+from orchestration.code_servers.grpc_server import UNLIMITED, Unreachable, server_for
+from orchestration.code_servers.remote_location import RemoteLocation
+from orchestration.processes import control
+from orchestration.processes.dagster_internals import (
     EXTERNAL_REPOSITORY,
     GET_SERVER_ID,
     LIST_REPOSITORIES,
@@ -32,9 +34,7 @@ from orchestration.server.dagster_internals import (
     repository_request,
     server_id_answer,
 )
-from orchestration.server.grpc_server import UNLIMITED, Unreachable, server_for
-from orchestration.server.remote_location import RemoteLocation
-from orchestration.server.run_protocol import (
+from orchestration.runs.run_protocol import (
     CANCEL_EXECUTION,
     RUN_METHODS,
     START_RUN,

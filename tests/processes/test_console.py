@@ -19,7 +19,7 @@ LINE, LINES = "a line of text" * 5, 50_000
 def program(text: str, *, waits: bool, times: int = 1) -> str:
     """A program that prints the text, so many times, then more."""
     return (
-        "from orchestration.server import console\n"
+        "from orchestration.processes import console\n"
         f"console.settle(waits={waits})\n"
         f"for _ in range({times}):\n"
         f"    print({text!r})\n"

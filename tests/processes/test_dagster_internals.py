@@ -28,9 +28,9 @@ from orchestration.catalog import names
 from orchestration.catalog.checkout import PROJECT_ROOT
 from orchestration.cli import run_process
 from orchestration.definitions import schedules
-from orchestration.server import dagster_internals
-from orchestration.server.dagster_internals import PRELOADED
-from orchestration.server.forkserver import SCRIPTS, Forkserver
+from orchestration.processes import dagster_internals
+from orchestration.processes.dagster_internals import PRELOADED
+from orchestration.processes.forkserver import SCRIPTS, Forkserver
 from orchestration.server.supervisor import any_location
 from tests.harness.processes import wait_until
 from tests.harness.up_server import copy_project, pretend_done, serving
@@ -38,13 +38,13 @@ from tests.harness.up_server import copy_project, pretend_done, serving
 # What a fork takes over: whether it can be warm, and the threads, of which a fork has only one.
 THREADS = """
 import os
-from orchestration.server.forkserver import Forkserver
+from orchestration.processes.forkserver import Forkserver
 from orchestration.server.supervisor import any_location
 print(Forkserver(True, any_location).warm, len(os.listdir("/proc/self/task")))
 """
 ANSWERS = """
 import pickle, sys
-from orchestration.server.dagster_internals import answers_of, code_server_here
+from orchestration.processes.dagster_internals import answers_of, code_server_here
 server = code_server_here(name="some", module="some_location", folder=sys.argv[1])
 answers = answers_of("some", server)
 open(sys.argv[1] + "/answers", "wb").write(pickle.dumps(answers))
@@ -324,7 +324,7 @@ def test_a_run_can_be_executed_by_a_command(tmp_path: Path) -> None:
     ["launch_run", "terminate", "supports_check_run_worker_health", "check_run_worker_health"],
 )
 def test_a_launcher_has_what_the_forking_one_overrides(name: str) -> None:
-    from orchestration.server.run_launcher import ForkedRunLauncher
+    from orchestration.runs.run_launcher import ForkedRunLauncher
 
     def shape(launcher: type) -> list[str]:
         member = inspect.getattr_static(launcher, name)

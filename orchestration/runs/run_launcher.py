@@ -23,14 +23,14 @@ from orchestration.instance.workers import (
     pid_of,
     process_identity,
 )
-from orchestration.server import control
-from orchestration.server.dagster_internals import (
+from orchestration.processes import control
+from orchestration.processes.dagster_internals import (
     CheckRunHealthResult,
     LaunchRunContext,
     WorkerStatus,
     run_command,
 )
-from orchestration.server.run_protocol import (
+from orchestration.runs.run_protocol import (
     GRPC_INFO_TAG,
     HostAway,
     cancel_on,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from orchestration.server.dagster_internals import Workspace
+    from orchestration.processes.dagster_internals import Workspace
 
 RETRY_SECONDS = 0.5
 # A reload in the UI can end with what was served when it began.

@@ -9,12 +9,12 @@ from orchestration.catalog.deployment import Address, deployment_path, read_depl
 from orchestration.catalog.names import OPERATIONS, TEAM_FILE
 from orchestration.catalog.notify import is_anybody_told
 from orchestration.catalog.products import Product, ProductsFile, read_products_file
+from orchestration.code_servers.selection import Selection
+from orchestration.code_servers.watch import Watch
 from orchestration.definitions.interpreter import Interpreter
 from orchestration.generator.generate import generate, warnings
 from orchestration.generator.render import LOCATIONS
 from orchestration.instance.home import POSTGRES_VARIABLE, has_postgres
-from orchestration.server.selection import Selection
-from orchestration.server.watch import Watch
 
 
 class Sources:

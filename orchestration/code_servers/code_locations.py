@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from orchestration.catalog.names import INGEST
+from orchestration.code_servers.broker import SUBSCRIBERS, run_broker
+from orchestration.code_servers.code_location import CodeLocation
+from orchestration.code_servers.sources import Sources
 from orchestration.lifecycle.results import make_private
-from orchestration.server.broker import SUBSCRIBERS, run_broker
-from orchestration.server.code_location import CodeLocation
-from orchestration.server.control import (
+from orchestration.processes.control import (
     Caller,
     Follow,
     Frozen,
@@ -21,9 +22,8 @@ from orchestration.server.control import (
     Sleep,
     Wake,
 )
-from orchestration.server.forkserver import Forkserver, ending
-from orchestration.server.service import Service
-from orchestration.server.sources import Sources
+from orchestration.processes.forkserver import Forkserver, ending
+from orchestration.processes.service import Service
 
 # Less than the supervisor waits when nothing happens: each time it wakes then, this is due.
 LOOK_SECONDS = 0.4
@@ -45,16 +45,19 @@ class CodeLocations:
         sources: Sources,
         folder: Path,
         answers: Path,
+        installation: str | None,
         forkserver: Forkserver,
         selector: selectors.BaseSelector,
         env: Mapping[str, str],
         on_change: Callable[[], None],
     ) -> None:
-        """Their sockets lie in `folder`; `answers` is what stays from one start to the next.
+        """Their sockets lie in `folder`; `answers` is what stays from one start to the next,
+        `installation` what all of them depend on, as a hash, where that is known.
 
         `on_change` is called whenever other locations than before are served.
         """
-        self._sources, self._folder, self._answers = sources, folder, answers
+        self._sources, self._folder = sources, folder
+        self._answers, self._installation = answers, installation
         self._forkserver, self._selector, self._env = forkserver, selector, env
         self._on_change = on_change
         self._numbers = itertools.count(1)
@@ -194,6 +197,7 @@ class CodeLocations:
             name,
             path=self._new_path().with_suffix(""),
             answers=self._answers / f"{name}.zip",
+            installation=self._installation,
             address=address,
             forkserver=self._forkserver,
             selector=self._selector,

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 from orchestration.lifecycle.redaction import Redactor
-from orchestration.server.forkserver import Process
-from orchestration.server.tail import Tail
+from orchestration.processes.forkserver import Process
+from orchestration.processes.tail import Tail
 
 MAX_LINE = 65_536
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestration.server.dependencies import Dependency, Kind, digest_of, state_of
+from orchestration.code_servers.dependencies import Dependency, Kind, digest_of, state_of
 
 PROBLEM = "problem"
 # What they depend on, and a hash of what that was like.

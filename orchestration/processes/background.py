@@ -14,7 +14,7 @@ from orchestration.instance.partitions import add_starter_partitions
 from orchestration.instance.schedules import forget_removed, readdress
 from orchestration.lifecycle.environment import dcpy_python, problem_with_dcpy
 from orchestration.lifecycle.results import lifecycle_dir
-from orchestration.server.forkserver import Forkserver, Process
+from orchestration.processes.forkserver import Forkserver, Process
 
 
 class Background:

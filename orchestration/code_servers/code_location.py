@@ -8,17 +8,17 @@ from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from orchestration.code_servers.answers import Answers, kept_answers, read_answers, write_answers
+from orchestration.code_servers.code_server import command, takes_requests
+from orchestration.code_servers.loader import load
+from orchestration.code_servers.memory import SERVER_MB, limit_memory
+from orchestration.code_servers.states import NEXT, LocationState
 from orchestration.definitions.interpreter import Interpreter
 from orchestration.definitions.team import GIVEN_UP
-from orchestration.server.answers import Answers, kept_answers, read_answers, write_answers
-from orchestration.server.code_server import command, takes_requests
-from orchestration.server.control import Caller, Served
-from orchestration.server.dagster_internals import broken_answers
-from orchestration.server.forkserver import Forkserver, ending
-from orchestration.server.loader import load
-from orchestration.server.memory import SERVER_MB, limit_memory
-from orchestration.server.service import Service
-from orchestration.server.states import NEXT, LocationState
+from orchestration.processes.control import Caller, Served
+from orchestration.processes.dagster_internals import broken_answers
+from orchestration.processes.forkserver import Forkserver, ending
+from orchestration.processes.service import Service
 
 LOAD_SECONDS = 25.0
 # What it takes as a rule, of one that was not loaded but kept.
@@ -38,6 +38,7 @@ class CodeLocation:
     """One location, over all its processes.
 
     `path` is where its sockets lie, without a suffix, `answers` where its answers are kept,
+    `installation` what those of every location depend on, as a hash, where that is known,
     `address` the host and port where other hosts ask for it, empty where none does;
     `files_state` tells what the files that it is loaded from look like, `memory_limit` how many MB
     it may take, `interpreter` its own, if it has one, `has_definitions` whether its team defines
@@ -51,6 +52,7 @@ class CodeLocation:
         *,
         path: Path,
         answers: Path,
+        installation: str | None,
         address: str,
         forkserver: Forkserver,
         selector: selectors.BaseSelector,
@@ -69,6 +71,7 @@ class CodeLocation:
         self._forkserver, self._selector = forkserver, selector
         # To serve definitions it needs no instance, and opening one takes time and 14 MB.
         self._env = {name: value for name, value in env.items() if name != "DAGSTER_HOME"}
+        self._common = installation
         self._files_state, self._memory_limit = files_state, memory_limit
         self._interpreter, self._has_definitions = interpreter, has_definitions
         self._publish = publish
@@ -177,8 +180,7 @@ class CodeLocation:
 
     @property
     def _installation(self) -> str | None:
-        common = self._forkserver.installation
-        return common and f"{common} {self._memory_limit()}"
+        return self._common and f"{self._common} {self._memory_limit()}"
 
     @property
     def _log_path(self) -> Path:

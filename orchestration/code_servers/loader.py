@@ -7,13 +7,18 @@ import traceback
 from pathlib import Path
 
 from orchestration.catalog.checkout import PROJECT_ROOT
+from orchestration.code_servers.answers import write_answers
+from orchestration.code_servers.code_server import LOCATIONS_PACKAGE, answers_from
+from orchestration.code_servers.memory import SERVER_MB, lift_limit, limit_memory
+from orchestration.code_servers.recorder import Recorder
 from orchestration.definitions.interpreter import Interpreter
 from orchestration.lifecycle.reaper import end_descendants
-from orchestration.server.answers import write_answers
-from orchestration.server.code_server import LOCATIONS_PACKAGE, answers_from
-from orchestration.server.dagster_internals import Ask, answers_of, broken_answers, code_server_here
-from orchestration.server.memory import SERVER_MB, lift_limit, limit_memory
-from orchestration.server.recorder import Recorder
+from orchestration.processes.dagster_internals import (
+    Ask,
+    answers_of,
+    broken_answers,
+    code_server_here,
+)
 
 
 def load(

@@ -17,8 +17,8 @@ import yaml
 
 from orchestration import OrchestrationError
 from orchestration.catalog.names import STAGES
+from orchestration.code_servers.code_location import LOAD_SECONDS
 from orchestration.instance.workers import LAUNCHER_TAG, pid_of
-from orchestration.server.code_location import LOAD_SECONDS
 from tests.harness.forks import command_of
 from tests.harness.processes import wait_until
 from tests.harness.up_server import (

@@ -1,0 +1,1 @@
+"""Code locations as Dagster is served with them: loaded, answered for, woken when needed."""

@@ -1,0 +1,1 @@
+"""The processes of a running `up`: how they start, what they print, how they end."""
