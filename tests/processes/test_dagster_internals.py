@@ -398,8 +398,8 @@ def test_where_dagster_has_moved_its_names_up_serves_and_runs_without_them(tmp_p
 
 # Steps' output and failures are shown as Dagster does without theirs; `clean` alone needs its own.
 PRIVATE = {
-    "server/dagster_internals.py",
-    "server/run_protocol.py",
+    "processes/dagster_internals.py",
+    "runs/run_protocol.py",
     "definitions/failure.py",
     "instance/database.py",
     "instance/step_logs.py",
