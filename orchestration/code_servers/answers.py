@@ -41,7 +41,7 @@ def write_answers(
     Where all is known that the answers depend on, they can be kept.
     """
     new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    contents = dict(replies) | ({PROBLEM: problem.encode()} if problem is not None else {})
+    contents = _contents(replies, problem)
     further = {}
     if dependencies is not None and installation is not None:
         known = [digest_of(dependencies, installation), list(dependencies)]
@@ -93,6 +93,15 @@ def read_reply(path: Path, is_it: Callable[[str], bool]) -> bytes | None:
             return next((file.read(name) for name in file.namelist() if is_it(name)), None)
     except zipfile.BadZipFile as error:
         raise OSError(f"{path} is damaged: {error}") from error
+
+
+def id_of(replies: Mapping[str, bytes], problem: str | None) -> str:
+    """The id that these answers have."""
+    return _id_of(_contents(replies, problem))
+
+
+def _contents(replies: Mapping[str, bytes], problem: str | None) -> dict[str, bytes]:
+    return dict(replies) | ({PROBLEM: problem.encode()} if problem is not None else {})
 
 
 def _id_of(contents: Mapping[str, bytes]) -> str:

@@ -176,15 +176,18 @@ class Location:
             self._used = time.monotonic()
 
     async def _connect(self) -> grpc.aio.Channel:
-        end = time.monotonic() + CONNECT_SECONDS
-        while time.monotonic() < end:
+        spent = 0.0
+        while spent < CONNECT_SECONDS:
+            # That takes what it takes to start it, or to find out that it cannot be.
             socket = (await _ask(control.Wake(self.name)))["socket"]
+            begun = time.monotonic()
             channel = grpc.aio.insecure_channel(f"unix:{socket}", options=UNLIMITED)
-            if await _is_connected(channel, end - time.monotonic()):
+            if await _is_connected(channel, CONNECT_SECONDS - spent):
                 return channel
             # One that has just ended may not be known as such yet.
             await channel.close()
             await asyncio.sleep(RETRY_SECONDS)
+            spent += time.monotonic() - begun
         raise Unreachable(f"The code server of {self.name} does not answer.")
 
     async def _unless_frozen(self, call: Awaitable[Any], channel: grpc.aio.Channel) -> Any:

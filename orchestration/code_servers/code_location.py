@@ -3,6 +3,7 @@
 import os
 import selectors
 import signal
+import sys
 import time
 from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
@@ -10,14 +11,14 @@ from pathlib import Path
 
 from orchestration.code_servers.answers import Answers, kept_answers, read_answers, write_answers
 from orchestration.code_servers.code_server import command, takes_requests
-from orchestration.code_servers.loader import load
+from orchestration.code_servers.loader import check, load
 from orchestration.code_servers.memory import SERVER_MB, limit_memory
 from orchestration.code_servers.states import NEXT, LocationState
 from orchestration.definitions.interpreter import Interpreter
 from orchestration.definitions.team import GIVEN_UP
 from orchestration.processes.control import Caller, Served
 from orchestration.processes.dagster_internals import broken_answers
-from orchestration.processes.forkserver import Forkserver, ending
+from orchestration.processes.forkserver import Forkserver, Process, ending
 from orchestration.processes.service import Service
 
 LOAD_SECONDS = 25.0
@@ -84,7 +85,8 @@ class CodeLocation:
         self._server: Service | None = None
         self._server_socket = path
         self._servers = 0
-        self._is_serving = False
+        self._is_known = self._is_serving = False
+        self._checker: Process | None = None
         self._retired: list[tuple[Service, float]] = []
         self._reloading: list[Caller] = []
         self._waking: list[Caller] = []
@@ -227,7 +229,7 @@ class CodeLocation:
         if answers.problem:
             self._refuse_to_wake(f"{self.name} is broken: {answers.problem}")
         else:
-            self._start_server()
+            self._start_server(is_known=True)
 
     def tell_provisionally(self) -> None:
         """Has those who wait for it told that it is still loading."""
@@ -248,8 +250,8 @@ class CodeLocation:
             return
         self._waking.append(caller)
         if self.state is LocationState.ASLEEP:
-            if self._files_state() == self._loaded_from and self._kept():
-                self._start_server()
+            if self._files_state() == self._loaded_from and (self._interpreter() or self._kept()):
+                self._start_server(is_known=not self._interpreter())
             else:
                 # Its code may give others now, and half of each is never served.
                 self.load()
@@ -345,7 +347,9 @@ class CodeLocation:
             self._retired.append((self._loader, time.monotonic() + RETIREMENT_SECONDS))
             self._loader = None
 
-    def _start_server(self) -> None:
+    def _start_server(self, *, is_known: bool) -> None:
+        """Starts its code server; `is_known` is whether that answers as what is served."""
+        self._is_known = is_known
         # Each its own: a server that ends removes its socket.
         self._servers += 1
         self._server_socket = self._path.with_suffix(f".{self._servers}.sock")
@@ -384,16 +388,36 @@ class CodeLocation:
             self._publish(self.served)
             print(f"[{self.name}] its code server {ending(status)}", flush=True)
             self._lose_server(f"The code server of {self.name} {ending(status)}.")
-        elif not self._is_serving and takes_requests(self._server_socket):
-            self._is_serving = True
-            for caller in self._waking:
-                caller.answer(socket=str(self._server_socket))
-            self._waking.clear()
-        elif not self._is_serving and server.age > LOAD_SECONDS:
+        elif self._is_serving:
+            return
+        elif server.age > LOAD_SECONDS:
             server.process.kill()
+        elif takes_requests(self._server_socket):
+            self._serve() if self._is_known else self._check()
+
+    def _check(self) -> None:
+        """Has it asked whether it answers as before: not all of its files are known."""
+        if not self._checker:
+            name, path, expected = self.name, self._server_socket, self.served.id
+            try:
+                self._checker = self._forkserver.call(
+                    lambda: check(name, path, expected), env=self._env, output=sys.stdout.fileno()
+                )
+            except OSError as error:
+                self._refuse_to_wake(f"no process for {self.name}: {error.strerror}")
+        elif (status := self._checker.poll()) is not None:
+            self._checker = None
+            self._serve() if status == 0 else self.load()
+
+    def _serve(self) -> None:
+        self._is_serving = True
+        for caller in self._waking:
+            caller.answer(socket=str(self._server_socket))
+        self._waking.clear()
 
     def _lose_server(self, why: str) -> None:
         has_served, self._server, self._is_serving = self._is_serving, None, False
+        self._checker = None
         if self.state is LocationState.AWAKE:
             self._enter(LocationState.ASLEEP)
             if not has_served:
@@ -406,6 +430,7 @@ class CodeLocation:
             self._server.process.terminate()
             self._retired.append((self._server, time.monotonic() + RETIREMENT_SECONDS))
         self._server, self._is_serving = None, False
+        self._checker = None
 
     def _refuse_to_wake(self, why: str) -> None:
         for caller in self._waking:

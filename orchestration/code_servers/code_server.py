@@ -44,6 +44,15 @@ def takes_requests(path: Path) -> bool:
     return True
 
 
+def answers_at(name: str, path: Path) -> tuple[dict[str, bytes], str | None]:
+    """What the code server answers that serves on the socket at `path`.
+
+    The second is why the location is broken, if so. Raises grpc.RpcError where it does not answer.
+    """
+    with grpc.insecure_channel(f"unix:{path}", options=UNLIMITED) as channel:
+        return answers_of(name, code_server_at(channel))
+
+
 def answers_from(
     interpreter: Interpreter, name: str, path: Path
 ) -> tuple[dict[str, bytes], str | None]:
@@ -63,12 +72,11 @@ def answers_from(
         if (status := server.poll()) is not None:
             end_as(status)
         time.sleep(STEP_SECONDS)
-    with grpc.insecure_channel(f"unix:{path}", options=UNLIMITED) as channel:
-        try:
-            answers, problem = answers_of(name, code_server_at(channel))
-        except grpc.RpcError:
-            # It has crashed, or is told to by what hangs in it, once there is no more patience.
-            end_as(server.wait())
+    try:
+        answers, problem = answers_at(name, path)
+    except grpc.RpcError:
+        # It has crashed, or is told to by what hangs in it, once there is no more patience.
+        end_as(server.wait())
     if not interpreter.difference:
         return answers, problem
     if problem is None:

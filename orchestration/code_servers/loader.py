@@ -6,9 +6,11 @@ import sys
 import traceback
 from pathlib import Path
 
+import grpc
+
 from orchestration.catalog.checkout import PROJECT_ROOT
-from orchestration.code_servers.answers import write_answers
-from orchestration.code_servers.code_server import LOCATIONS_PACKAGE, answers_from
+from orchestration.code_servers.answers import id_of, write_answers
+from orchestration.code_servers.code_server import LOCATIONS_PACKAGE, answers_at, answers_from
 from orchestration.code_servers.memory import SERVER_MB, lift_limit, limit_memory
 from orchestration.code_servers.recorder import Recorder
 from orchestration.definitions.interpreter import Interpreter
@@ -71,6 +73,18 @@ def load(
             end_descendants(except_for=set())
         # Not by way of what the location's code wants done at the end, its threads included.
         os._exit(status)
+
+
+def check(name: str, socket: Path, expected: str) -> None:
+    """Ends this process: with 0 where what serves on the socket answers what it is expected to.
+
+    `expected` is the id of those answers.
+    """
+    try:
+        replies, problem = answers_at(name, socket)
+    except grpc.RpcError as error:
+        sys.exit(f"The code server of {name} does not say what it answers: {error.code()}")
+    sys.exit(id_of(replies, problem) != expected)
 
 
 def _code_server(name: str) -> Ask:

@@ -1,6 +1,7 @@
 """Products whose location is loaded, asked, and run in an interpreter of its own."""
 
 import os
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -33,7 +34,7 @@ import only_there
 print(f"told {os.environ['OWNS_TOKEN']}")
 assert "OF_PLAIN" not in os.environ and "PLAINS_TOKEN" not in os.environ
 
-@dg.asset(key=["own", "report"])
+@dg.asset(key=["own", "report"], description=getattr(only_there, "ABOUT", None))
 def report(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     context.log.info(f"{only_there.NAME} and {os.environ['OF_OWN']}")
     context.log.info(f"executed by {sys.executable}")
@@ -138,6 +139,24 @@ def test_it_is_loaded_by_its_interpreter_with_its_variables_and_sleeps(server: S
     assert server.awake() == {}
     server.wake("own")
     assert f"{server.project.parent}/own's/bin/python".encode() in command_of(server.awake()["own"])
+
+
+@pytest.mark.long
+def test_it_is_loaded_when_it_is_woken_only_where_it_answers_otherwise(server: Server) -> None:
+    def wake_again() -> None:
+        os.kill(server.awake()["own"], signal.SIGKILL)
+        server.wait_for(lambda: "own" not in server.awake())
+        server.wake("own")
+
+    server.wake("own")
+    loaded = server.loads()["own"]
+    wake_again()
+    assert server.loads()["own"] == loaded
+    # An import of its definitions, which nobody watches.
+    [module] = server.project.parent.glob("own's/lib/*/site-packages/only_there.py")
+    module.write_text(f"{module.read_text()}ABOUT = 'all that is reported'\n")
+    wake_again()
+    assert server.loads()["own"] != loaded
 
 
 def test_a_run_is_executed_by_its_interpreter(server: Server) -> None:
