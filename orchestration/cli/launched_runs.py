@@ -8,9 +8,12 @@ from orchestration import OrchestrationError
 from orchestration.catalog.names import ASSET_JOB, INGEST, PARTITION_TAG, build_job
 from orchestration.cli.forks import Message
 from orchestration.cli.runs import Display, Run, State, check_options
-from orchestration.server.graphql import query
+from orchestration.server.graphql import Refused, query
 
 POLL_SECONDS = 0.5
+# For how long the server may answer nothing but errors: as long as its runs wait for a database
+# that is away.
+PATIENCE_SECONDS = 1800.0
 ASSETS_QUERY = """
 query Assets($keys: [AssetKeyInput!]!) {
   assetNodes(assetKeys: $keys) {
@@ -101,7 +104,7 @@ class LaunchedRuns:
             for name in ("repositoryName", "repositoryLocationName")
         }
         variables = {"location": selector, "set": run.selection.partition_set, "key": run.partition}
-        added = query(self.url, ADD_PARTITION, variables)["addDynamicPartition"]
+        added = self._answer(run, ADD_PARTITION, variables)["addDynamicPartition"]
         if "message" in added:
             raise OrchestrationError(f"{self.url} adds no partition: {added['message']}")
         answer = query(self.url, LAUNCH, {"parameters": parameters})["launchPipelineExecution"]
@@ -157,7 +160,7 @@ class LaunchedRuns:
 
     def _look_at(self, run: Run) -> None:
         # The state first: what is told afterwards is all there is.
-        state = query(self.url, RUN_QUERY, {"id": run.id})["runOrError"].get("status")
+        state = self._answer(run, RUN_QUERY, {"id": run.id})["runOrError"].get("status")
         self._read_events(run)
         if state in ENDED:
             run.state = ENDED[state]
@@ -166,15 +169,28 @@ class LaunchedRuns:
             raise OrchestrationError(f"{self.url} knows no run {run.id} any more.")
 
     def _read_events(self, run: Run) -> None:
-        answer = query(self.url, EVENTS_QUERY, {"id": run.id, "cursor": self._cursors.get(run.id)})[
-            "logsForRun"
-        ]
+        variables = {"id": run.id, "cursor": self._cursors.get(run.id)}
+        answer = self._answer(run, EVENTS_QUERY, variables)["logsForRun"]
         self._cursors[run.id] = answer["cursor"]
         run.seconds = time.monotonic() - run.began
         for event in answer["events"]:
             if message := self._message(run, event):
                 run.take(message)
                 self._display.show(run, message)
+
+    def _answer(self, run: Run, text: str, variables: dict[str, Any]) -> dict[str, Any]:
+        """What can be asked again without harm is, until there is an answer."""
+        end, told = time.monotonic() + PATIENCE_SECONDS, False
+        while True:
+            try:
+                return query(self.url, text, variables)
+            except Refused as error:
+                if time.monotonic() > end:
+                    raise
+                if not told:
+                    self._display.show(run, {"waits": str(error)})
+                told = True
+            time.sleep(POLL_SECONDS)
 
     def _message(self, run: Run, event: Mapping[str, Any]) -> Message | None:
         selection, step = run.selection, event.get("stepKey") or ""

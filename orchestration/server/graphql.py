@@ -11,10 +11,14 @@ from orchestration import OrchestrationError
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
+class Refused(OrchestrationError):
+    """The server has met an error, such as that its database is away."""
+
+
 def query(url: str, text: str, variables: dict[str, Any] | None = None) -> dict[str, Any]:
     """Asks the webserver at `url` by GraphQL.
 
-    Raises OrchestrationError when it does not answer, or not with data.
+    Raises Refused when it answers without data, OrchestrationError when it does not answer.
     """
     body = json.dumps({"query": text, "variables": variables or {}}).encode()
     request = urllib.request.Request(f"{url}/graphql", body, {"Content-Type": "application/json"})
@@ -27,7 +31,7 @@ def query(url: str, text: str, variables: dict[str, Any] | None = None) -> dict[
             "with `make up`, or name another --port."
         ) from error
     if answer.get("errors"):
-        raise OrchestrationError(f"The server at {url} refused: {answer['errors'][0]['message']}")
+        raise Refused(f"The server at {url} refused: {answer['errors'][0]['message']}")
     data: dict[str, Any] = answer["data"]
     return data
 

@@ -1,14 +1,22 @@
 """`up` with its database in a Postgres that comes late, goes away and comes back."""
 
+import os
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from orchestration.instance.home import POSTGRES_VARIABLE
 from tests.harness.postgres import PASSWORD, Postgres
-from tests.harness.processes import wait_until
-from tests.harness.up_server import copy_project, pretend_done, started, write_products
+from tests.harness.processes import ORCHESTRATION, wait_until
+from tests.harness.up_server import (
+    checkout_of,
+    copy_project,
+    pretend_done,
+    started,
+    write_products,
+)
 
 pytestmark = pytest.mark.long
 
@@ -29,7 +37,15 @@ def test_up_and_its_runs_wait_for_their_database(
         cluster.start()
         server.wait_until_up("ingest", "slow")
         server.wait_for(lambda: "main" in server.partitions("slow"))
-        run = server.launch("slow", "build", partition="main")
+        followed = tmp_path / "followed"
+        with followed.open("w") as output:
+            launch = subprocess.Popen(
+                [*ORCHESTRATION, "launch", "slow/build", "main", "--port", str(server.port)],
+                cwd=project,
+                env={**os.environ, "DATA_ENGINEERING_ROOT": str(checkout_of(project))},
+                stdout=output,
+                stderr=output,
+            )
         server.wait_for(begun.exists)
         before = server.processes()
         told = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in before]
@@ -38,8 +54,10 @@ def test_up_and_its_runs_wait_for_their_database(
         gate.touch()
         assert wait_until(done.exists)
         server.wait_for_output("[daemon] Dagster's Postgres database up on")
+        assert wait_until(lambda: "slow/build waits. The server at" in followed.read_text())
         cluster.start()
-        server.wait_for_run(run)
+        assert launch.wait(60) == 0, followed.read_text()
+        assert PASSWORD not in followed.read_text()
         assert server.loads() and "ended" not in server.output
         assert PASSWORD not in server.output and "Traceback" not in server.output
         assert cluster.query("up", "select status from runs") == ["SUCCESS"]
