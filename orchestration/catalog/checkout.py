@@ -52,6 +52,8 @@ def products_file(root: Path) -> Path:
     path = root / PRODUCTS_FILE
     if path.is_file():
         return path
+    if path.exists():
+        raise OrchestrationError(f"{path} is not a file. Put the product list there.")
     if is_checkout(root):
         is_default = root == checkout_root({})
         where = "" if is_default else f" DATA_ENGINEERING_ROOT={shlex.quote(str(root))}"

@@ -311,7 +311,8 @@ def _clashes(products: tuple[Product, ...], lines: dict[Place, int]) -> Iterator
         slug = product.slug
         if len(slug) > MAX_SLUG_LENGTH:
             yield Problem(
-                line, f"product {product.id[:40]!r}…: the id is longer than {MAX_SLUG_LENGTH}"
+                line,
+                f"product {product.id[:40]!r}…: the id is longer than {MAX_SLUG_LENGTH} characters",
             )
         try:
             _path_below(product.folder)

@@ -52,6 +52,10 @@ def _mapping(path: Path, text: str) -> dict[Any, Any]:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
         raise OrchestrationError(f"{path}{line}: not valid YAML: {error.problem}") from error
+    except yaml.reader.ReaderError as error:
+        place = f"{path}:{text.count(chr(10), 0, error.position) + 1}"
+        message = f"the character {chr(error.character)!r} is not allowed"
+        raise OrchestrationError(f"{place}: not valid YAML: {message}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise OrchestrationError(f"{path}: not valid YAML: {error}") from error
     except Exception as error:

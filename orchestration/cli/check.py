@@ -68,7 +68,7 @@ def command(as_json: bool) -> int:
     templates, of_templates = _of_templates(root)
     problems += of_templates
     problems += _of_locations(root, listed, with_ingest=templates is not None)
-    problems = sorted(set(problems), key=lambda problem: (problem.file, problem.line or 0))
+    problems = sorted(set(problems), key=_place)
     if as_json:
         print(json.dumps([asdict(problem) for problem in problems], indent=2, ensure_ascii=False))
     else:
@@ -78,6 +78,10 @@ def command(as_json: bool) -> int:
         found = counted(len(problems), "problem") if problems else "no problem"
         print(f"{products}, {counted(templates or 0, 'ingest template')}: {found}", file=sys.stderr)
     return 1 if problems else 0
+
+
+def _place(problem: Problem) -> tuple[str, int, str]:
+    return problem.file, problem.line or 0, problem.text
 
 
 def _of_error(root: Path, file: Path, error: object) -> Iterator[Problem]:

@@ -26,7 +26,7 @@ Never removed: the latest good version, the starter partitions, and what a run w
 @click.command("clean", short_help="Remove old versions, failed logs and runs.", epilog=EPILOG)
 @click.option(
     "--keep",
-    type=int,
+    type=click.IntRange(min=1),
     metavar="N",
     show_default=False,
     help="Keep N versions of each product and template. [default: retention in products.yml, or 5]",

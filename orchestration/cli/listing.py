@@ -2,12 +2,14 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from orchestration import OrchestrationError
 from orchestration.catalog.checkout import checkout_root, products_file, templates_folder
 from orchestration.cli.moments import Moment, iso, last_lines, schedule_lines
 from orchestration.cli.options import PRIVATE
@@ -58,6 +60,8 @@ class Listing:
     groups: list[Listed] = field(default_factory=list)
     """The groups of ingest templates."""
     templates: list[Listed] = field(default_factory=list)
+    problem: str | None = None
+    """Why there are no templates, if something is wrong with that."""
 
 
 @click.command("list", short_help="List products and ingest templates.", epilog=EPILOG)
@@ -83,7 +87,9 @@ def command(as_json: bool) -> int:
         print(json.dumps(data, indent=2, ensure_ascii=False))
     else:
         print("\n".join(_text(listing)))
-    return 0
+    if listing.problem:
+        print(listing.problem, file=sys.stderr)
+    return 1 if listing.problem else 0
 
 
 def _listing(file: "ProductsFile") -> Listing:
@@ -110,7 +116,11 @@ def _listing(file: "ProductsFile") -> Listing:
         name: {key: value for message in messages for key, value in message.items()}
         for name, messages, _ in each_in_a_fork(slugs, load)
     }
-    templates = read_templates(templates_folder(root))
+    templates, problem = [], None
+    try:
+        templates = read_templates(templates_folder(root))
+    except OrchestrationError as error:
+        problem = str(error)
     with open_instance(lambda _: None) as instance:
         built = {AssetKey([slug, STAGES[2]]): slug for slug in slugs}
         ingested = [AssetKey(["ingest", template.id]) for template in templates]
@@ -154,6 +164,7 @@ def _listing(file: "ProductsFile") -> Listing:
                 )
                 for template in templates
             ],
+            problem=problem,
         )
 
 

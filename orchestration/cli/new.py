@@ -68,6 +68,8 @@ def command(product: str, owner: tuple[str, ...], description: str | None) -> in
     root = checkout_root()
     file = products_file(root)
     slug = slug_of(product)
+    if not product.strip():
+        raise OrchestrationError("The product has no name. Give it one, such as housing.")
     folder = product_folder(root, slug)
     if folder.exists():
         raise OrchestrationError(f"{folder} is there already. Choose another name.")
@@ -172,4 +174,5 @@ def _read_as(file: Path, new: Path) -> "Sequence[Product]":
     try:
         return read_products(new)
     except OrchestrationError as error:
-        raise OrchestrationError(str(error).replace(str(new), str(file))) from error
+        said = str(error).replace(str(new), str(file))
+        raise OrchestrationError(f"{said}\nNothing was changed.") from error

@@ -26,9 +26,10 @@ def query(url: str, text: str, variables: dict[str, Any] | None = None) -> dict[
         with _response(request) as response:
             answer = json.load(response)
     except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
         raise OrchestrationError(
-            f"There is no Dagster server at {url} ({getattr(error, 'reason', error)}). Start one "
-            "with `make up`, or name another --port."
+            f"There is no Dagster server at {url} ({getattr(reason, 'strerror', None) or reason}). "
+            "Start one with `make up`, or name another --port."
         ) from error
     if answer.get("errors"):
         raise Refused(f"The server at {url} refused: {answer['errors'][0]['message']}")

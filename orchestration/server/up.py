@@ -43,8 +43,9 @@ def up(
     that says of this host is served to the others, without Dagster itself. Raises
     OrchestrationError when a port is taken, or a host has no address.
     """
+    file = products_file(checkout_root())
     if host_name:
-        check_addresses(host_name, deployment)
+        check_addresses(host_name, deployment, file)
     else:
         _check_port(host, port, "another --port or --host (make up PORT=… HOST=…)")
         if not _ip(host).is_loopback:
@@ -90,7 +91,7 @@ def up(
     return 0 if interrupted else status if status > 0 else 1
 
 
-def check_addresses(host_name: str, deployment: Path | None) -> None:
+def check_addresses(host_name: str, deployment: Path | None, file: Path) -> None:
     """Warns where a host that serves others can be reached by anybody.
 
     Raises OrchestrationError where it has no such address, a port is taken, or it is not named.
@@ -99,9 +100,8 @@ def check_addresses(host_name: str, deployment: Path | None) -> None:
     from orchestration.catalog.deployment import read_deployment
     from orchestration.catalog.products import read_products
 
-    root = checkout_root()
-    products = read_products(products_file(root))
-    for address in read_deployment(root, deployment, products).on(host_name).values():
+    products = read_products(file)
+    for address in read_deployment(checkout_root(), deployment, products).on(host_name).values():
         ip = _ip(address.host)
         _check_port(address.host, address.port, "another port in deployment.yml")
     if not ip.is_private:

@@ -4,11 +4,12 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from orchestration.catalog.checkout import PROJECT_ROOT
+from orchestration.catalog.checkout import PROJECT_ROOT, products_file
 from orchestration.cli.main import COMMANDS, main
 from tests.harness.processes import orchestration
 
@@ -111,6 +112,42 @@ def test_it_works_in_a_folder_with_umlauts_and_spaces_in_an_ascii_locale(
         timeout=60,
     )
     assert (result.returncode, result.stdout) == (0, ""), result.stderr
+
+
+def _folder_as_list(root: Path) -> None:
+    file = products_file(root)
+    file.unlink()
+    file.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (shutil.rmtree, "there is no such folder"),
+        (lambda root: products_file(root).unlink(), "without a product list"),
+        (_folder_as_list, "is not a file"),
+        (lambda root: products_file(root).write_text(""), "not an empty file"),
+        (lambda root: products_file(root).write_bytes(b"caf\xe9: 1"), "not UTF-8"),
+        (lambda root: products_file(root).write_text("products:\n\t- id: a"), "yml:2: not valid"),
+    ],
+)
+@pytest.mark.parametrize(
+    "command", ["list", "check", "generate", "new a", "materialize a main", "clean"]
+)
+def test_a_list_that_cannot_be_read_is_said_by_every_command(
+    command: str,
+    spoil: Callable[[Path], object],
+    said: str,
+    checkout: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DATA_ENGINEERING_ROOT", str(checkout))
+    spoil(checkout)
+    assert main(command.split()) == 1
+    printed = "".join(capfd.readouterr())
+    assert said in printed
+    assert "Traceback" not in printed
 
 
 COMPLETE = """
