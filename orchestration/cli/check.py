@@ -153,6 +153,7 @@ def _of_locations(root: Path, listed: "ProductsFile", *, with_ingest: bool) -> I
     from orchestration.catalog.names import INGEST
     from orchestration.cli.forks import PRINTED, each_in_a_fork, importing
     from orchestration.definitions.interpreter import Interpreter
+    from orchestration.lifecycle.child import ending
 
     with importing():
         from orchestration.cli import definitions
@@ -187,5 +188,5 @@ def _of_locations(root: Path, listed: "ProductsFile", *, with_ingest: bool) -> I
                             yield Problem(file, None, f"{name} and {other} both define {asset}")
         if not is_told:
             last = [message[PRINTED] for message in messages if PRINTED in message][-1:]
-            how = f"its process ended with exit code {status} while loading"
+            how = f"its process {ending(status)} while loading"
             yield Problem(file, None, f"{name} cannot be loaded: {': '.join([how, *last])}")

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 from orchestration.cli.forks import SIGNALS, Fork, Message, Tell
 from orchestration.cli.runs import Display, Run, State
+from orchestration.lifecycle.child import ending
 from orchestration.processes import console
 
 
@@ -98,9 +99,7 @@ class Runs:
             self._selector.unregister(fork)
             del self._forks[fork]
             if not run.has_ended:
-                how = f"ended with exit code {fork.status}"
-                if fork.status < 0:
-                    how = f"was ended by {signal.Signals(-fork.status).name}"
+                how = ending(fork.status)
                 self._give_up(run, how)
                 self._settle(run, State.FAILED, run.error or f"Its process {how}.")
 

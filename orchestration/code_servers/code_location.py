@@ -15,13 +15,13 @@ from orchestration.code_servers.loader import check, load
 from orchestration.code_servers.memory import SERVER_MB, limit_memory
 from orchestration.code_servers.states import NEXT, LocationState
 from orchestration.definitions.interpreter import Interpreter
-from orchestration.definitions.team import GIVEN_UP
+from orchestration.definitions.team import GIVEN_UP, LOAD_SECONDS
+from orchestration.lifecycle.child import ending
 from orchestration.processes.control import Caller, Served
 from orchestration.processes.dagster_internals import broken_answers
-from orchestration.processes.forkserver import Forkserver, Process, ending
+from orchestration.processes.forkserver import Forkserver, Process
 from orchestration.processes.service import Service
 
-LOAD_SECONDS = 25.0
 # What it takes as a rule, of one that was not loaded but kept.
 KEPT_LOAD_SECONDS = 1.0
 # After the system has refused a process.
@@ -142,12 +142,12 @@ class CodeLocation:
     def environment(self, env: Mapping[str, str]) -> dict[str, str]:
         """The variables of a process that loads it, or runs what it defines; others are in `env`.
 
-        They are its interpreter's, where it has one for itself; and where its team's definitions
-        were given up, they say so.
+        They are its interpreter's, where it has one for itself; and they say whether its team's
+        definitions were given up.
         """
         interpreter = self._interpreter()
         known = interpreter.environment(env) if interpreter else dict(env)
-        return known | ({GIVEN_UP: self._given_up} if self._given_up else {})
+        return known | {GIVEN_UP: self._given_up}
 
     # Transitions
 
@@ -299,7 +299,7 @@ class CodeLocation:
         if status is None:
             if loader.age > LOAD_SECONDS:
                 self._stop_loading()
-                self._take_failure(loader, f"It did not load within {LOAD_SECONDS:.0f} seconds")
+                self._take_failure(loader, f"It did not load within {LOAD_SECONDS} seconds")
             return
         self._loader = None
         _end_session(loader)

@@ -11,6 +11,7 @@ from orchestration.catalog.names import INGEST
 from orchestration.code_servers.broker import SUBSCRIBERS, run_broker
 from orchestration.code_servers.code_location import CodeLocation
 from orchestration.code_servers.sources import Sources
+from orchestration.lifecycle.child import ending
 from orchestration.lifecycle.results import make_private
 from orchestration.processes.control import (
     Caller,
@@ -22,7 +23,7 @@ from orchestration.processes.control import (
     Sleep,
     Wake,
 )
-from orchestration.processes.forkserver import Forkserver, ending
+from orchestration.processes.forkserver import Forkserver
 from orchestration.processes.service import Service
 
 # Less than the supervisor waits when nothing happens: each time it wakes then, this is due.

@@ -2,7 +2,10 @@
 
 import importlib.util
 import os
+import signal
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -15,12 +18,17 @@ from orchestration import OrchestrationError
 from orchestration.catalog.checkout import checkout_root
 from orchestration.catalog.names import TEAM_FILE
 from orchestration.definitions.broken import place_and_text
+from orchestration.lifecycle.child import ending
 
 NAME = "defs"
 PROBLEM = "problem_with_definitions"
 """In the metadata of definitions without those of the team: why they are without them."""
 GIVEN_UP = "ORCHESTRATION_DEFINITIONS_GIVEN_UP"
-"""The variable that says why a process is not to try them, as one before has not survived it."""
+"""The variable that says why a process is not to try them, as one before has not survived it.
+
+It is empty where somebody looks after the process, and starts another if need be."""
+LOAD_SECONDS = 25
+"""For how long a location's code may load."""
 
 
 def with_team_definitions(definitions: Definitions, folder: Path, slug: str) -> Definitions:
@@ -28,14 +36,18 @@ def with_team_definitions(definitions: Definitions, folder: Path, slug: str) -> 
 
     The file must have a `Definitions` called `defs`, or a function that gives one; it can import
     what lies beside it. One that cannot be used takes nothing away but itself: what is wrong is
-    printed, shown with the location, and told in the metadata. So is why it was given up.
+    printed, shown with the location, and told in the metadata. So is why it was given up. Where
+    nobody looks after this process, another tries first whether it is survived.
 
     Raises MemoryError, of which the whole location has but so much.
     """
     path = folder / TEAM_FILE
     if not path.is_file():
         return definitions
-    if given_up := os.environ.get(GIVEN_UP):
+    given_up = os.environ.get(GIVEN_UP)
+    if given_up is None:
+        given_up = _fatality_of(lambda: _merged(definitions, _load(path, slug)))
+    if given_up:
         return _without(definitions, slug, str(path), None, given_up)
     try:
         return _merged(definitions, _load(path, slug))
@@ -47,12 +59,36 @@ def with_team_definitions(definitions: Definitions, folder: Path, slug: str) -> 
     return _without(definitions, slug, file, line, said)
 
 
+def _fatality_of(work: Callable[[], object]) -> str:
+    """How a process ends that does this, and ends of it; empty where it survives."""
+    process = os.fork()
+    if not process:
+        with suppress(BaseException):
+            os.setsid()
+            # Whatever it hangs in, and whether or not this process is still there to end it.
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(LOAD_SECONDS)
+            nothing = os.open(os.devnull, os.O_RDWR)
+            for standard in range(3):
+                os.dup2(nothing, standard)
+            work()
+        os._exit(0)
+    try:
+        status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    finally:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process, signal.SIGKILL)
+    if status == -signal.SIGALRM:
+        return f"It did not load within {LOAD_SECONDS} seconds"
+    return f"Its process {ending(status)} while loading" if status else ""
+
+
 def _without(
     definitions: Definitions, slug: str, file: str, line: int | None, said: str
 ) -> Definitions:
     text = " ".join(said.split())
     shown = file.removeprefix(f"{checkout_root()}/") + (f":{line}" if line else "")
-    print(f"{shown}: {text}; {slug} is served without what its team defines there.", flush=True)
+    print(f"{shown}: {text}; {slug} is without what its team defines there.", flush=True)
     # Dagster's page of a location that is served shows these, and else nothing that can be said.
     DagsterLibraryRegistry.register(
         TEAM_FILE, f"not used: {shown}: {text}", is_dagster_package=False

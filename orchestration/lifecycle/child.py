@@ -25,6 +25,8 @@ from orchestration.lifecycle.redaction import Redactor
 GRACE_SECONDS = 10.0
 REAPER_SECONDS = 10.0
 TAIL_LINES = 20
+# Of these, what a failure says: the UI shows no more of it at once, and the last is what counts.
+SAID_LINES = 5
 MAX_LINE = 16_384
 MAX_LOG_BYTES = 64 * 2**20
 # What is held of the output that the log has no room for: enough for the last lines.
@@ -49,21 +51,26 @@ class Finished:
     @property
     def outcome(self) -> str:
         """How it ended, in words."""
-        if self.returncode >= 0:
-            return f"ended with exit code {self.returncode}"
-        try:
-            name = signal.Signals(-self.returncode).name
-        except ValueError:
-            name = f"signal {-self.returncode}"
-        return f"was ended by {name}"
+        return ending(self.returncode)
 
     def failure(self, what: str, log: Path) -> "StageFailed":
         """The failure of the stage whose work this child was.
 
         `what` is the sentence's beginning, `log` where the log is found afterwards.
         """
-        last = f" Its last output:\n{self.tail}" if self.tail else " It printed nothing."
+        end = "\n".join(self.tail.split("\n")[-SAID_LINES:])
+        last = f" Its last output:\n{end}" if end else " It printed nothing."
         return StageFailed(f"{what} {self.outcome}.{last}", self, log, is_transient=True)
+
+
+def ending(status: int) -> str:
+    """How a process ended, in words; the status is negative for a signal."""
+    if status >= 0:
+        return f"ended with exit code {status}"
+    try:
+        return f"was ended by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"was ended by signal {-status}"
 
 
 class StageFailed(OrchestrationError):

@@ -254,13 +254,3 @@ def _execute(interpreter: Path, command: Sequence[str], prepare: Callable[[], No
         os.execv(interpreter, [str(interpreter), "-m", *command])
     except OSError as error:
         sys.exit(f"{interpreter} cannot be started: {error.strerror}")
-
-
-def ending(status: int) -> str:
-    """How a process ended, in words; the status is negative for a signal."""
-    if status >= 0:
-        return f"ended with exit code {status}"
-    try:
-        return f"was ended by {signal.Signals(-status).name}"
-    except ValueError:
-        return f"was ended by signal {-status}"

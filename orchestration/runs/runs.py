@@ -7,8 +7,9 @@ from functools import partial
 from orchestration.definitions.abandoned_runs import ABANDONED
 from orchestration.definitions.interpreter import Interpreter
 from orchestration.instance.home import wait_for_database
+from orchestration.lifecycle.child import ending
 from orchestration.processes.background import Background, fail_run
-from orchestration.processes.forkserver import Forkserver, ending
+from orchestration.processes.forkserver import Forkserver
 from orchestration.processes.service import Service
 
 

@@ -12,7 +12,8 @@ import yaml
 
 from orchestration.catalog.names import url_of
 from orchestration.generator.render import WORKSPACE
-from orchestration.processes.forkserver import Forkserver, ending
+from orchestration.lifecycle.child import ending
+from orchestration.processes.forkserver import Forkserver
 from orchestration.processes.service import Service
 
 # One that ends is started again, but not more often than this.

@@ -25,6 +25,7 @@ from orchestration.code_servers.selection import Selection
 from orchestration.code_servers.sources import Sources
 from orchestration.definitions.product import product_definitions
 from orchestration.instance.home import has_postgres, prepare_dagster_home
+from orchestration.lifecycle.child import ending
 from orchestration.processes import console, control
 from orchestration.processes.background import (
     Background,
@@ -32,7 +33,7 @@ from orchestration.processes.background import (
     follow,
     warn_of_dcpy,
 )
-from orchestration.processes.forkserver import Forkserver, Process, ending
+from orchestration.processes.forkserver import Forkserver, Process
 from orchestration.processes.orphans import Orphans
 from orchestration.processes.service import Service
 from orchestration.processes.signals import Signals

@@ -17,7 +17,7 @@ import yaml
 
 from orchestration import OrchestrationError
 from orchestration.catalog.names import STAGES
-from orchestration.code_servers.code_location import LOAD_SECONDS
+from orchestration.definitions.team import LOAD_SECONDS
 from orchestration.instance.workers import LAUNCHER_TAG, pid_of
 from tests.harness.forks import command_of
 from tests.harness.processes import wait_until
@@ -96,7 +96,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     def seconds_until_given_up(name: str) -> float:
         server.wait_for(server.locations, 40)
         start = time.monotonic()
-        server.wait_for_error(name, f"did not load within {LOAD_SECONDS:.0f} seconds", seconds=60)
+        server.wait_for_error(name, f"did not load within {LOAD_SECONDS} seconds", seconds=60)
         return time.monotonic() - start
 
     with started(project) as server:

@@ -210,7 +210,7 @@ def test_a_change_is_loaded_there_and_a_crash_is_told(server: Server) -> None:
     file.write_text("import ctypes; ctypes.string_at(0)\n")
     server.wait_for_error("own", "was ended by SIGSEGV while loading")
     file.write_text("import no_such_module\n")
-    server.wait_for_output("No module named 'no_such_module'; own is served without")
+    server.wait_for_output("No module named 'no_such_module'; own is without")
     file.write_text(DEFINITIONS)
     server.wait_for(lambda: server.asset("own", "report"))
 
