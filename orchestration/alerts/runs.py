@@ -45,7 +45,10 @@ def told_by(instance: DagsterInstance, run: DagsterRun) -> list[Told]:
 
 
 def location_of(run: DagsterRun) -> str:
-    """The name of the run's code location."""
+    """The name of the run's code location; empty where it is not known."""
+    # What a server has launched has no such tag, but in the database's table of tags.
+    if run.remote_job_origin:
+        return run.remote_job_origin.location_name
     return run.tags.get(REPOSITORY_TAG, "").rpartition("@")[2]
 
 

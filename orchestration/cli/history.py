@@ -9,8 +9,8 @@ from dagster import (
     RunsFilter,
 )
 
-from orchestration.alerts.runs import reasons_of
-from orchestration.catalog.names import INGEST, PARTITION_TAG, REPOSITORY_TAG
+from orchestration.alerts.runs import location_of, reasons_of
+from orchestration.catalog.names import INGEST, PARTITION_TAG
 from orchestration.cli.moments import Moment
 
 MAX_FAILURES = 1000
@@ -34,7 +34,7 @@ def last_failed(instance: DagsterInstance) -> dict[str, Moment]:
     failures = RunsFilter(statuses=[DagsterRunStatus.FAILURE])
     for record in instance.get_run_records(failures, limit=MAX_FAILURES):
         run = record.dagster_run
-        location = run.tags.get(REPOSITORY_TAG, "").rpartition("@")[2]
+        location = location_of(run)
         names = {location}
         if location == INGEST:
             names = {key.to_user_string() for key in run.asset_selection or ()}

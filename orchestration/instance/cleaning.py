@@ -223,6 +223,9 @@ def _of_asset(key: AssetKey) -> tuple[str, str]:
 
 
 def _location(run: DagsterRun) -> str:
+    # What a server has launched has no such tag, but in the database's table of tags.
+    if run.remote_job_origin:
+        return run.remote_job_origin.location_name
     return run.tags.get(REPOSITORY_TAG, "").rpartition("@")[2]
 
 

@@ -42,7 +42,7 @@ def test_each_problem_has_its_place_for_people_and_for_programs(broken: Path) ->
     found = {(p["file"], p["line"]): p["text"] for p in json.loads(result.stdout)}
     assert "not valid YAML" in found.pop(("ingest_templates/broken.yml", 2))
     assert "SyntaxError" in found.pop(("products/libraries/definitions.py", 2))
-    assert "exit code 3" in found.pop(("products/park_access", None))
+    assert "exit code 3" in found.pop(("products/park_access/definitions.py", None))
     assert "is missing" in found.pop(("products/capital-projects/recipe.yml", None))
     assert "ZeroDivisionError" in found.pop(("products/capital-projects/definitions.py", 2))
     assert not found

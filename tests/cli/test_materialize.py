@@ -115,15 +115,22 @@ def test_a_failure_is_one_sentence_which_comes_last(workplace: Workplace) -> Non
     assert "Traceback" not in result.stdout + result.stderr
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import os\ndef (\n", ":2: SyntaxError: "),
+        ("import os\nos._exit(3)\n", ": Its process ended with exit code 3 while loading; "),
+        ("import os\nos.abort()\n", ": Its process was ended by SIGABRT while loading; "),
+    ],
+)
 def test_a_teams_definitions_that_cannot_be_used_are_one_line_with_the_place(
-    workplace: Workplace,
+    workplace: Workplace, text: str, said: str
 ) -> None:
-    definitions = workplace.products / "broken" / "definitions.py"
-    definitions.write_text("import os\ndef (\n")
+    (workplace.products / "broken" / "definitions.py").write_text(text)
     result = workplace.run("broken/build", "main")
     assert result.returncode == 0, result.stderr
     [line] = [line for line in result.stdout.splitlines() if "definitions.py" in line]
-    assert line.strip().startswith("products/broken/definitions.py:2: SyntaxError: ")
+    assert line.strip().startswith(f"products/broken/definitions.py{said}")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

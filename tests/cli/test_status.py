@@ -68,6 +68,11 @@ def test_for_a_program_it_says_when_and_why_a_run_failed(server: Server) -> None
     assert park_access["owners"] == ["team:open-space"]
     assert set(park_access["partitions"]) >= {"main", "nightly_qa"}
     assert capital_projects["last_failed"] is capital_projects["last_good"] is None
+    listed = {
+        each["name"]: each
+        for each in json.loads(server.command("list", "--json").stdout)["products"]
+    }
+    assert listed["park access"]["last_failed"]["why"] == failed["why"]
 
 
 def test_where_the_plan_fails_the_stages_after_it_have_not(server: Server) -> None:

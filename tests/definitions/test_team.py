@@ -6,8 +6,10 @@ import pytest
 from dagster import AssetKey, Definitions, in_process_executor, multiprocess_executor
 from dagster_shared.libraries import DagsterLibraryRegistry
 
+from orchestration.definitions import team
 from orchestration.definitions.product import product_definitions
 from orchestration.definitions.team import PROBLEM, with_team_definitions
+from tests.harness.processes import is_running
 
 ASSET = """
 import dagster as dg
@@ -173,6 +175,42 @@ def test_a_file_that_cannot_be_used_takes_nothing_away_but_itself(
     problem: Any = definitions.metadata[PROBLEM].value
     assert why in problem["problem"]
     assert DagsterLibraryRegistry.get()["definitions.py"].startswith("not used: products/pluto/")
+
+
+@pytest.mark.parametrize(
+    ("ending", "why"),
+    [
+        ("time.sleep(60)", "It did not load within 1 seconds"),
+        ("os._exit(3)", "Its process ended with exit code 3 while loading"),
+        ("os.kill(os.getpid(), 9)", "Its process was ended by SIGKILL while loading"),
+    ],
+)
+def test_a_file_that_no_process_survives_takes_nothing_away_but_itself(
+    folder: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    ending: str,
+    why: str,
+) -> None:
+    monkeypatch.setattr(team, "LOAD_SECONDS", 1)
+    child = "subprocess.Popen(['sleep', '60'])"
+    text = f"import os, subprocess, time\nprint({child}.pid, file=open('pid', 'w'), flush=True)\n"
+    monkeypatch.chdir(folder)
+    assert keys(whole(folder, f"{text}{ending}\n")) == PLUTO
+    assert why in DagsterLibraryRegistry.get()["definitions.py"]
+    assert not is_running(int((folder / "pid").read_text()))
+    [line] = capfd.readouterr().out.splitlines()
+    assert line.startswith(f"products/pluto/definitions.py: {why}; pluto is without ")
+
+
+def test_where_somebody_looks_after_the_process_no_other_tries_them_first(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "import os\nopen('loads', 'a').write('x')\n" + ASSET.format(key="other")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv(team.GIVEN_UP, "")
+    assert keys(whole(folder, text)) == {*PLUTO, "other"}
+    assert (folder / "loads").read_text() == "x"
 
 
 def test_a_location_without_the_memory_for_it_is_broken_as_a_whole(folder: Path) -> None:

@@ -11,6 +11,11 @@ from pathlib import Path
 
 import pytest
 from dagster import AssetKey, DagsterInstance, DagsterRun, DagsterRunStatus
+from dagster._core.remote_origin import (
+    GrpcServerCodeLocationOrigin,
+    RemoteJobOrigin,
+    RemoteRepositoryOrigin,
+)
 
 from orchestration import locations
 from orchestration.catalog.partition_keys import schema_name
@@ -182,7 +187,20 @@ def test_what_failed_attempts_have_left_goes(place: Place) -> None:
     assert sorted(entry.name for entry in folder.iterdir()) == ["load"]
 
 
-def test_what_is_worked_on_and_what_it_takes_in_stays(place: Place) -> None:
+OF_A_SERVER = RemoteJobOrigin(
+    RemoteRepositoryOrigin(GrpcServerCodeLocationOrigin("localhost", location_name="good"), "r"),
+    "build_good",
+)
+
+
+@pytest.mark.parametrize(
+    ("origin", "tags"),
+    [(None, {".dagster/repository": "__repository__@good"}), (OF_A_SERVER, {})],
+    ids=["of materialize", "of a server"],
+)
+def test_what_is_worked_on_and_what_it_takes_in_stays(
+    place: Place, origin: RemoteJobOrigin | None, tags: dict[str, str]
+) -> None:
     ingest(place, "2023", "2024")
     recipe = checkout_of(place.project) / "products" / "good" / "recipe.yml"
     recipe.write_text("name: g\nproduct: good\ninputs: {datasets: [{id: qpl_libraries}]}\n")
@@ -195,7 +213,8 @@ def test_what_is_worked_on_and_what_it_takes_in_stays(place: Place) -> None:
     waiting = DagsterRun(
         job_name="build_good",
         status=DagsterRunStatus.STARTED,
-        tags={".dagster/repository": "__repository__@good", "dagster/partition": "1-a"},
+        tags={"dagster/partition": "1-a", **tags},
+        remote_job_origin=origin,
     )
     with place.instance() as instance:
         instance.add_run(waiting)
