@@ -19,6 +19,7 @@ from orchestration.catalog.products import Product
 from orchestration.catalog.yaml_file import Place, Problem, YamlFileError, read_yaml_mapping
 
 DEPLOYMENT_FILE = PRODUCTS_FILE.with_name("deployment.yml")
+EVERY_ADDRESS = ("0.0.0.0", "[::]")
 HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
@@ -72,6 +73,8 @@ def _in_brackets(host: str) -> str | None:
 def _host_name(value: str) -> str:
     if not _in_brackets(value) and not HOST_NAME.fullmatch(value):
         raise ValueError("is not the name or the address of a host")
+    if value in EVERY_ADDRESS or _in_brackets(value) in EVERY_ADDRESS:
+        raise ValueError("is no address by which the others could reach the host")
     return value
 
 

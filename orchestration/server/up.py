@@ -106,8 +106,8 @@ def check_addresses(host_name: str, deployment: Path | None, file: Path) -> None
         _check_port(address.host, address.port, "another port in deployment.yml")
     if not ip.is_private:
         print(
-            f"warning: {host_name} is {ip}, which is not a private address: whoever reaches its "
-            "ports can run code here, since Dagster has no authentication",
+            f"warning: {ip}, on which this host listens, is not a private address: whoever reaches "
+            "its ports can run code here, since Dagster has no authentication",
             flush=True,
         )
 

@@ -80,6 +80,8 @@ def test_an_ipv6_address_can_be_written_in_all_its_ways(tmp_path: Path) -> None:
             ],
         ),
         ("hosts:\n  'fe80::1%eth0': {}\n", ["2: `fe80::1%eth0` has a zone, which means nothing"]),
+        ("hosts:\n  0.0.0.0: {}\n", ["2: `0.0.0.0` is no address by which the others could"]),
+        ("hosts:\n  '::': {}\n", ["2: `::` is no address by which the others could reach"]),
         ("hosts:\n  '[abc]': {}\n", ["2: `[abc]` is not the name or the address of a host"]),
         (
             "hosts:\n  fd00::1: {colp: 1}\n  '[fd00:0::1]': {pluto: 1}\n",

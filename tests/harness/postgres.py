@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,8 @@ ENDING_SECONDS = 20.0
 class Postgres:
     """A cluster; `address` is where it listens."""
 
-    def __init__(
-        self, folder: Path, programs: Path, *, address: str, within: Sequence[str]
-    ) -> None:
+    def __init__(self, folder: Path, programs: Path, *, address: str) -> None:
         self._folder, self._programs = folder, programs
-        self._within = list(within)
         self.address, self.port = address, _free_port()
         password = folder / "password"
         password.write_text(PASSWORD)
@@ -57,7 +54,7 @@ class Postgres:
             return
         settings = [f"listen_addresses={self.address}", f"unix_socket_directories={self._folder}"]
         settings += ["fsync=off", "max_connections=300"]
-        command = [*self._within, str(self._programs / "postgres"), "-D", f"{self._folder}/data"]
+        command = [str(self._programs / "postgres"), "-D", f"{self._folder}/data"]
         command += ["-p", str(self.port), *(part for s in settings for part in ("-c", s))]
         log = self._folder / "log"
         with log.open("a") as output:
@@ -119,8 +116,8 @@ class Postgres:
 
 
 @contextmanager
-def postgres_cluster(address: str = "127.0.0.1", within: Sequence[str] = ()) -> Iterator[Postgres]:
-    """A running cluster, which ends with the block; `within` is what its command begins with.
+def postgres_cluster(address: str = "127.0.0.1") -> Iterator[Postgres]:
+    """A running cluster, which ends with the block.
 
     Skips the test where Postgres is not installed.
     """
@@ -131,7 +128,7 @@ def postgres_cluster(address: str = "127.0.0.1", within: Sequence[str] = ()) -> 
         pytest.skip("Postgres is not installed: no initdb")
     with tempfile.TemporaryDirectory(prefix="postgres-") as name:
         programs = Path(initdb).resolve().parent
-        cluster = Postgres(Path(name), programs, address=address, within=within)
+        cluster = Postgres(Path(name), programs, address=address)
         try:
             cluster.start()
             yield cluster

@@ -325,6 +325,20 @@ def test_what_cannot_be_served_is_a_sentence(
     assert said in refused.stdout + refused.stderr
 
 
+def test_an_address_that_is_not_private_is_warned_of(hosts: Hosts) -> None:
+    hosts.address = "8.8.4.4"
+    hosts.serve_there(there=hosts.port)
+    # The address is its own, and reaches nobody.
+    network = ["unshare", "--map-root-user", "--net", "sh", "-c"]
+    listens = 'ip link set lo up && ip addr add 8.8.4.4/32 dev lo && exec "$@"'
+    if subprocess.run([*network, "ip link set lo up"]).returncode:
+        pytest.skip("this machine makes no network namespaces")
+    options = ("--host-name", hosts.address)
+    within = [*network, listens, "sh"]
+    with started(hosts.projects[1], *options, env=hosts.env, within=within) as other:
+        other.wait_for_output("8.8.4.4, on which this host listens, is not a private address")
+
+
 def test_another_release_of_dagster_is_a_sentence_with_both_versions() -> None:
     from dagster import __version__
 
