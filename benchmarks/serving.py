@@ -16,6 +16,7 @@ from orchestration.lifecycle.reaper import descendants
 from orchestration.server.graphql import query
 
 BIN = Path(sys.executable).parent
+PATIENCE_SECONDS = 30.0
 STAGES = ("plan", "load", "build", "package")
 LOCATIONS_QUERY = """
 { workspaceOrError { ... on Workspace { locationEntries {
@@ -79,7 +80,7 @@ def serve_up(project: Path) -> Iterator[Served]:
     """This project's server."""
     port = free_port()
     command = [sys.executable, "-m", "orchestration", "up", "--port", str(port)]
-    with running(command, project, port) as served:
+    with running(command, project, port, patience=PATIENCE_SECONDS) as served:
         yield served
 
 
@@ -121,9 +122,17 @@ def dagster_dev(project: Path, target: Sequence[str]) -> Iterator[Served]:
 
 @contextmanager
 def running(
-    command: Sequence[str], project: Path, port: int, more: dict[str, str] | None = None
+    command: Sequence[str],
+    project: Path,
+    port: int,
+    more: dict[str, str] | None = None,
+    *,
+    patience: float = 0.0,
 ) -> Iterator[Served]:
-    """The command while it runs, and the address where it serves."""
+    """The command while it runs, and the address where it serves.
+
+    It has so many seconds to end by itself; `dagster dev` would take a minute to end its servers.
+    """
     with open(project / "server.log", "w") as log:
         process = subprocess.Popen(
             command,
@@ -136,7 +145,9 @@ def running(
         try:
             yield f"http://127.0.0.1:{port}", process
         finally:
-            # Not gently: `dagster dev` takes a minute to end its servers.
+            if patience:
+                process.terminate()
+                process.wait(patience)
             for pid in {process.pid} | descendants({process.pid}):
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
