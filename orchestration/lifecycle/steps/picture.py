@@ -16,7 +16,7 @@ MAX_BYTES = 50_000
 SIZE = 420
 # Drawn so many times larger, which makes the lines of the small picture smooth.
 SCALE = 2
-MAX_SHAPES = 20_000
+MAX_SHAPES = 10_000
 COLOURS = {"before": (224, 82, 31), "now": (38, 98, 168)}
 WHITE = (255, 255, 255)
 SHADES = 6
@@ -32,23 +32,27 @@ DOTS = {100: 4.0, 2_000: 2.0, math.inf: 0.75}
 MIN_OUTLINED = 6
 
 Columns = Sequence[dict[str, str]]
-Shapes = tuple[str, str | None]
+Geometry = tuple[str, str]
+Shapes = tuple[str, Geometry | None]
 
 
-def geometry_of(columns: Columns) -> str | None:
-    """What gives a row's geometry in SQL, as WKB or text; None in a table without any."""
+def geometry_of(columns: Columns) -> Geometry | None:
+    """What gives a row's geometry in SQL, as WKB or text, and the values that it is made of.
+
+    None in a table without any.
+    """
     kinds = {column["name"]: column["type"] for column in columns}
     for name, kind in kinds.items():
         if kind == "GEOMETRY":
-            return f"ST_AsWKB({tabular.quoted(name)})"
+            return f"ST_AsWKB({tabular.quoted(name)})", tabular.quoted(name)
     names = {name.lower(): name for name in kinds}
     for name in GEOMETRIES:
         if kinds.get(names.get(name, "")) in ("BLOB", "VARCHAR"):
-            return str(tabular.quoted(names[name]))
+            return (tabular.quoted(names[name]),) * 2
     for pair in PAIRS:
         if names.keys() >= set(pair):
             x, y = (f"TRY_CAST({tabular.quoted(names[name])} AS DOUBLE)" for name in pair)
-            return f"'POINT (' || {x} || ' ' || {y} || ')'"
+            return f"'POINT (' || {x} || ' ' || {y} || ')'", f"{x}, {y}"
     return None
 
 
@@ -156,15 +160,16 @@ def _shades() -> list[int]:
     ]
 
 
-def _shapes(shapely: Any, connection: Any, source: str, geometry: str, share: int) -> Any:
+def _shapes(shapely: Any, connection: Any, source: str, geometry: Geometry, share: int) -> Any:
+    shape, values = geometry
     # Of both tables the same shapes: which they are, they say themselves.
     rows = connection.execute(
-        f"SELECT g FROM (SELECT {geometry} AS g FROM {source}) "
-        f"WHERE g IS NOT NULL AND hash(g) % {share} = 0"
+        f"SELECT g FROM (SELECT {shape} AS g FROM {source} WHERE hash({values}) % {share} = 0) "
+        "WHERE g IS NOT NULL"
     ).fetchall()
-    values = [bytes.fromhex(g) if _is_hex(g) else g for (g,) in rows]
-    read = shapely.from_wkt if values and isinstance(values[0], str) else shapely.from_wkb
-    shapes = read(values, on_invalid="ignore")
+    found = [bytes.fromhex(g) if _is_hex(g) else g for (g,) in rows]
+    read = shapely.from_wkt if found and isinstance(found[0], str) else shapely.from_wkb
+    shapes = read(found, on_invalid="ignore")
     return shapes[~(shapely.is_missing(shapes) | shapely.is_empty(shapes))]
 
 
