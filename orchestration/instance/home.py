@@ -29,6 +29,8 @@ INNER = ".orchestration"
 MARKER = ".checkout"
 # With one of these of the user's own, Dagster takes no `storage` beside it.
 OLD_STORAGES = ("run_storage", "event_log_storage", "schedule_storage")
+# A setting with one of these is taken whole: it names a class, or goes with nothing of ours.
+WHOLE = {"module", "custom", "default_op_concurrency_limit"}
 # Where it is set, the database lies in that Postgres. Its value, which holds a password, is nowhere
 # written down.
 POSTGRES_VARIABLE = "DAGSTER_POSTGRES_URL"
@@ -160,18 +162,43 @@ def _with_the_users(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
     }
     if "storage" not in settings and not any(key in theirs for key in OLD_STORAGES):
         beside["storage"] = {"sqlite": {"base_dir": home}}
-    decided = {key for key in settings if key in theirs and theirs[key] != settings[key]}
+    decided, left_out = set(_decided(settings, theirs)), set()
     if "storage" in settings and any(key in theirs for key in OLD_STORAGES):
-        decided |= {"storage"}
+        left_out |= {"storage"}
     if decided & {"run_coordinator"} or "run_queue" in theirs:
         # Each says how many runs there may be, and Dagster takes but one that does.
-        decided |= {"run_coordinator", "concurrency"}
+        left_out |= {"run_coordinator", "concurrency"}
+    decided |= left_out
     if decided:
         print(
             f"warning: {file} decides on {', '.join(sorted(decided))}; what this project promises "
             "of it does not hold"
         )
-    return {key: settings[key] for key in settings if key not in decided} | beside | theirs
+    ours = {key: settings[key] for key in settings if key not in left_out}
+    return _over(ours, beside | theirs)
+
+
+def _over(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+    """Theirs, at every depth, with ours where theirs has nothing."""
+    both = {
+        key: _over(ours[key], value) if _is_merged(ours.get(key), value) else value
+        for key, value in theirs.items()
+    }
+    return ours | both
+
+
+def _decided(ours: dict[str, Any], theirs: dict[str, Any]) -> Iterator[str]:
+    """The dotted names of what theirs has otherwise than ours."""
+    for key in theirs.keys() & ours.keys():
+        if _is_merged(ours[key], theirs[key]):
+            yield from (f"{key}.{inner}" for inner in _decided(ours[key], theirs[key]))
+        elif ours[key] != theirs[key]:
+            yield key
+
+
+def _is_merged(ours: Any, theirs: Any) -> bool:
+    are_mappings = isinstance(ours, dict) and isinstance(theirs, dict)
+    return are_mappings and WHOLE.isdisjoint({*ours, *theirs})
 
 
 def _step_logs(folder: Path) -> dict[str, Any]:

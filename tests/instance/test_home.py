@@ -153,9 +153,30 @@ def test_what_the_users_file_decides_holds_and_is_said(
         assert isinstance(instance.run_launcher, ForkedRunLauncher)
     assert (chosen / "elsewhere" / "history").is_dir()
     assert capsys.readouterr().out == (
-        f"warning: {file} decides on concurrency, run_coordinator, run_monitoring; what this "
-        "project promises of it does not hold\n"
+        f"warning: {file} decides on concurrency, run_coordinator, run_monitoring.enabled; what "
+        "this project promises of it does not hold\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("theirs", "limit", "said"),
+    [
+        ({"runs": {"tag_concurrency_limits": []}}, 1, ""),
+        ({"runs": {"max_concurrent_runs": 9}}, 1, "concurrency.runs.max_concurrent_runs"),
+        ({"pools": {"default_limit": 2}}, 2, "concurrency.pools.default_limit"),
+        ({"default_op_concurrency_limit": 3}, 3, "concurrency"),
+    ],
+)
+def test_what_the_users_file_leaves_open_is_the_projects(
+    chosen: Path, capsys: pytest.CaptureFixture[str], theirs: object, limit: int, said: str
+) -> None:
+    (chosen / "dagster.yaml").write_text(yaml.safe_dump({"concurrency": theirs}))
+    prepare_dagster_home()
+    with DagsterInstance.get() as instance:
+        assert instance.global_op_concurrency_default_limit == limit
+        assert instance.run_monitoring_enabled
+    out = capsys.readouterr().out
+    assert f"decides on {said};" in out if said else out == ""
 
 
 @pytest.mark.parametrize(
