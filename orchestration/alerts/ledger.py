@@ -22,20 +22,29 @@ class Entry:
     is_told: bool = False
 
 
+# The kind of the subjects that runs tell of; the others have a word of their own.
+OF_RUNS = ""
+
+
 @dataclass
 class Ledger:
-    """An entry for each subject, and when the last digest was told."""
+    """An entry for each subject, by its kind, and when the last digest was told."""
 
-    entries: dict[str, Entry] = field(default_factory=dict)
+    subjects: dict[str, dict[str, Entry]] = field(default_factory=dict)
     digest: float = 0.0
 
     def broken(self) -> dict[str, Entry]:
-        """What is broken now."""
-        return {name: entry for name, entry in self.entries.items() if entry.since is not None}
+        """What is broken now, by its kind and name."""
+        return {
+            f"{kind} {name}".strip(): entry
+            for kind, entries in self.subjects.items()
+            for name, entry in entries.items()
+            if entry.since is not None
+        }
 
     def breaks(self, subject: str, *, what: str, time: float) -> bool:
-        """Notes that the subject is broken; gives whether that is news."""
-        entry = self.entries.setdefault(subject, Entry())
+        """Notes that what runs tell of is broken; gives whether that is news."""
+        entry = self._of(OF_RUNS).setdefault(subject, Entry())
         if time < entry.time:
             # What came after it is known already.
             return False
@@ -46,11 +55,11 @@ class Ledger:
         return is_news
 
     def recovers(self, subject: str, *, whats: frozenset[str] | None, time: float) -> float | None:
-        """Notes that the subject is well; gives since when it was not, if that is so.
+        """Notes that what runs tell of is well; gives since when it was not, if that is so.
 
         Only where what was broken is one of `whats`, if these are given.
         """
-        entry = self.entries.setdefault(subject, Entry())
+        entry = self._of(OF_RUNS).setdefault(subject, Entry())
         is_other = entry.since is not None and whats is not None and entry.what not in whats
         if time < entry.time or is_other:
             return None
@@ -69,17 +78,20 @@ class Ledger:
         """
         news: set[str] = set()
         well: dict[str, float] = {}
+        entries = self._of(kind)
         for subject, sentence in now.items():
-            entry = self.entries.setdefault(f"{kind} {subject}", Entry(since=time))
+            entry = entries.setdefault(subject, Entry(since=time))
             if not entry.is_told and entry.time:
                 entry.is_told = True
                 news.add(subject)
             entry.time, entry.what = time, sentence
-        for name in [name for name in self.entries if name.startswith(f"{kind} ")]:
-            subject = name.removeprefix(f"{kind} ")
-            if subject not in {*now, *unknown} and (entry := self.entries.pop(name)).is_told:
+        for subject in entries.keys() - {*now, *unknown}:
+            if (entry := entries.pop(subject)).is_told:
                 well[subject] = entry.since or time
         return news, well
+
+    def _of(self, kind: str) -> dict[str, Entry]:
+        return self.subjects.setdefault(kind, {})
 
 
 @contextmanager
@@ -99,5 +111,8 @@ def _read(path: Path) -> Ledger:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return Ledger()
-    entries = {name: Entry(**entry) for name, entry in data["entries"].items()}
-    return Ledger(entries, data["digest"])
+    subjects = {
+        kind: {name: Entry(**entry) for name, entry in entries.items()}
+        for kind, entries in data.get("subjects", {}).items()
+    }
+    return Ledger(subjects, data["digest"])

@@ -2,7 +2,7 @@
 
 import re
 import zoneinfo
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from difflib import get_close_matches
 from itertools import chain, count, takewhile
@@ -63,20 +63,20 @@ def _timezone(value: str) -> str:
 
 
 def _partition(value: str) -> str:
-    try:
-        read_build_key(key_at(value, SOME_TIME))
-    except PartitionKeyError as error:
-        raise ValueError(f"gives no partition key: {error.reason}") from error
-    return value
+    return _giving("partition key", read_build_key, value)
 
 
 def checked_version(value: str) -> str:
     """A template of versions to ingest. Raises ValueError where it gives none."""
+    return _giving("version", check_key, value)
+
+
+def _giving(what: str, check: Callable[[str], object], template: str) -> str:
     try:
-        check_key(key_at(value, SOME_TIME))
+        check(key_at(template, SOME_TIME))
     except PartitionKeyError as error:
-        raise ValueError(f"gives no version: {error.reason}") from error
-    return value
+        raise ValueError(f"gives no {what}: {error.reason}") from error
+    return template
 
 
 def key_at(template: str, time: datetime) -> str:

@@ -55,6 +55,10 @@ def _render(file: ProductsFile, deployment: Deployment) -> dict[Path, str]:
         header=HEADER,
         fields=file.ingest.model_dump(mode="json", exclude_defaults=True) | _owned_recipes(file),
     )
+    # That anybody is to be told can be said by a variable, too.
+    files[LOCATIONS / f"{OPERATIONS}.py"] = environment.get_template("operations.py.jinja").render(
+        header=HEADER
+    )
     files[WORKSPACE] = environment.get_template("workspace.yaml.jinja").render(
         header=HEADER,
         locations=[

@@ -34,6 +34,8 @@ KEPT_CHARACTERS = 4 * MAX_LINE
 # Every event is a row in Dagster's database, read whole by the UI.
 MAX_EVENT_CHARACTERS = 500_000
 EVENT_SECONDS = 0.5
+# What a shell ends with that cannot run a command, or does not find it (POSIX, 2.8.2).
+CANNOT_BE_RUN = (126, 127)
 # What a terminal takes for colours and the like (ECMA-48, 5.4); nothing else does.
 CONTROL_SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
@@ -60,7 +62,8 @@ class Finished:
         """
         end = "\n".join(self.tail.split("\n")[-SAID_LINES:])
         last = f" Its last output:\n{end}" if end else " It printed nothing."
-        return StageFailed(f"{what} {self.outcome}.{last}", self, log, is_transient=True)
+        is_transient = self.returncode not in CANNOT_BE_RUN
+        return StageFailed(f"{what} {self.outcome}.{last}", self, log, is_transient=is_transient)
 
 
 def ending(status: int) -> str:

@@ -24,6 +24,7 @@ from orchestration.lifecycle.environment import (
 from orchestration.lifecycle.outcomes import Process
 from orchestration.lifecycle.redaction import Redactor
 from orchestration.lifecycle.results import Staging, failed_log, lifecycle_dir
+from orchestration.lifecycle.steps.failures import may_pass
 
 
 @contextmanager
@@ -38,7 +39,7 @@ def failing(subject: str) -> Iterator[None]:
     except OSError as error:
         raise StageFailed(
             f"{subject}: {explained(error)} The earlier result, if there is one, is as it was.",
-            is_transient=True,
+            is_transient=may_pass(error),
         ) from error
 
 

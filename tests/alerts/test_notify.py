@@ -135,6 +135,14 @@ def test_what_failed_before_it_went_well_is_not_told_afterwards() -> None:
     assert ledger.broken() == {}
 
 
+def test_a_product_is_not_taken_for_a_disk_of_its_name() -> None:
+    ledger = Ledger()
+    assert ledger.breaks("Disk (main)", what="Disk/build", time=10.0)
+    assert ledger.observe("Disk", {}, unknown=(), time=20.0) == (set(), {})
+    assert [*ledger.broken()] == ["Disk (main)"]
+    assert ledger.recovers("Disk (main)", whats=None, time=30.0) == 10.0
+
+
 def test_no_secret_is_told(
     company: Company, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:

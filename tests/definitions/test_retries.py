@@ -22,6 +22,7 @@ from tests.harness.processes import ORCHESTRATION, wait_until
 from tests.harness.up_server import checkout_of, copy_project
 
 TEMPLATE = SAMPLE_ROOT / "ingest_templates" / "qpl_libraries.yml"
+OF_BUILDS = {"number": 1, "stages": ["build"], "delay": 0.05}
 KINDS = ("STEP_START", "STEP_UP_FOR_RETRY", "STEP_RESTARTED", "STEP_SUCCESS", "STEP_FAILURE")
 
 
@@ -116,10 +117,17 @@ def test_what_cannot_get_better_is_not_tried_again(
 
 
 @pytest.mark.parametrize(
-    ("retries", "times"), [({}, 0), ({"number": 1, "stages": ["build"], "delay": 0.05}, 1)]
+    ("retries", "command", "times"),
+    [
+        ({}, "exit 3", 0),
+        (OF_BUILDS, "exit 3", 1),
+        (OF_BUILDS, "set -e; nobody-has-such-a-command; true", 0),
+        (OF_BUILDS, "/", 0),
+    ],
 )
 def test_a_build_is_tried_again_where_that_is_said_only(
     retries: Mapping[str, Any],
+    command: str,
     times: int,
     checkout: Path,
     lifecycle: Path,
@@ -130,7 +138,7 @@ def test_a_build_is_tried_again_where_that_is_said_only(
     load = lifecycle / "builds" / "own" / "2026-a" / "load"
     load.mkdir(parents=True)
     (load / "recipe.lock.yml").write_text("product: own\n")
-    product = product_definitions(id="own", build_command="exit 3", retries=retries)
+    product = product_definitions(id="own", build_command=command, retries=retries)
     result, kinds = run(product, "own", "build")
     assert not result.success
     assert kinds.count("STEP_UP_FOR_RETRY") == times

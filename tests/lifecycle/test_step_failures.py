@@ -6,6 +6,7 @@ checkout `test_real_checkout.py` provokes those of the real one.
 """
 
 import builtins
+import errno
 import json
 import re
 import shutil
@@ -22,8 +23,10 @@ import pytest
 from orchestration.catalog.checkout import SAMPLE_ROOT
 from orchestration.catalog.ingest_templates import read_template
 from orchestration.definitions.ingest import build_ingest_asset
+from orchestration.lifecycle.child import StageFailed
 from orchestration.lifecycle.environment import dcpy_python, problem_with_dcpy
 from orchestration.lifecycle.redaction import Redactor
+from orchestration.lifecycle.step_runner import failing
 from orchestration.lifecycle.steps.failures import TABLE, explain, found, rows
 from tests.harness.materializing import failure_of, own_product
 
@@ -1373,6 +1376,25 @@ def test_what_nobody_has_met_before_is_told_as_it_is(text: str) -> None:
     told = text.partition("\n")[0] or "no message"
     assert sentence == f"Product 'own', load: dcpy raised StrangeError: {told}"
     assert is_transient
+
+
+@pytest.mark.parametrize(
+    ("error", "may"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied"), False),
+        (OSError(errno.EROFS, "Read-only file system"), False),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory"), False),
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (OSError(errno.EIO, "Input/output error"), True),
+        (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), True),
+    ],
+)
+def test_what_only_somebody_can_put_right_does_not_pass(error: OSError, may: bool) -> None:
+    parameters = {"stage": "load", "subject": "Product 'own', load", "name": "own"}
+    assert explain(error, parameters)[1] is may
+    with pytest.raises(StageFailed) as raised, failing("It"):
+        raise error
+    assert raised.value.is_transient is may
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """What goes wrong in dcpy, in sentences; failures.toml has them, and says how it is read."""
 
+import errno
 import json
 import re
 import sys
@@ -12,6 +13,21 @@ from typing import Any
 
 # What the code itself lacks, it will lack the next time, too.
 CERTAIN = (ImportError, SyntaxError, NameError, NotImplementedError)
+# So does what is not there, or not allowed; of the rest of a system's errors some may pass.
+LASTING = frozenset(
+    {
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EEXIST,
+        errno.ENAMETOOLONG,
+        errno.ELOOP,
+        errno.EINVAL,
+    }
+)
 TABLE = Path(__file__).with_suffix(".toml")
 
 
@@ -19,7 +35,7 @@ def explain(error: Exception, parameters: Mapping[str, Any]) -> tuple[str, bool]
     """The exception as a sentence or two, beginning with the step's subject.
 
     The second of the pair tells whether it may pass without anybody doing anything, which of what
-    nobody has met before is not known: it may, but for what the code itself lacks.
+    nobody has met before is as `may_pass` says.
     """
     text = str(error).strip() or _place(error)
     first = text.partition("\n")[0]
@@ -31,7 +47,17 @@ def explain(error: Exception, parameters: Mapping[str, Any]) -> tuple[str, bool]
                     said = f"{parameters['subject']}: {sentence.format_map(known)}"
                     return said, row.get("transient", False)
     said = f"{parameters['subject']}: dcpy raised {type(error).__name__}: {first}"
-    return said, not isinstance(error, CERTAIN)
+    return said, may_pass(error)
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether what nobody has met before could go well the next time.
+
+    It is not known, and so it could, but for what the code itself lacks, and what only somebody
+    can put right, such as a folder that is not to be written to.
+    """
+    is_lasting = isinstance(error, OSError) and error.errno in LASTING
+    return not isinstance(error, CERTAIN) and not is_lasting
 
 
 def rows(stage: str) -> Iterator[dict[str, Any]]:
