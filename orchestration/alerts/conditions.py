@@ -1,4 +1,4 @@
-"""What can be broken beside runs: locations, schedules, sensors and disks."""
+"""What can be broken beside runs: locations, schedules, sensors, the cleaning, and disks."""
 
 import json
 import shutil
@@ -12,7 +12,10 @@ from typing import Any
 from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 
 from orchestration.catalog.names import TEAM_FILE
+from orchestration.catalog.retention import Retention
 from orchestration.lifecycle.child import first_sentence
+from orchestration.lifecycle.cleaning import failure_of
+from orchestration.lifecycle.results import lifecycle_dir
 
 ASK_SECONDS = 20.0
 LOCATIONS_QUERY = """
@@ -102,6 +105,12 @@ def _problem_with(tick: Any, unqueued: AbstractSet[str]) -> str | None:
     if lost := sorted(unqueued & {*tick.run_ids}):
         return f"It could not queue what it was to launch: run {', '.join(lost)}."
     return None
+
+
+def failed_cleaning(retention: Retention | None) -> Troubles:
+    """The cleaning that `up` does by night, where it is to do one, and the last has failed."""
+    why = failure_of(lifecycle_dir()) if retention else ""
+    return Troubles({"by night": why} if why else {})
 
 
 def full_disks(folders: Iterable[Path], free_gb: float) -> Troubles:

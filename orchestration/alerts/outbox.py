@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,11 +28,16 @@ class Message:
     body: str
 
 
-def put(folder: Path, message: Message) -> None:
-    """Has it sent, when `deliver` is called."""
+def put(folder: Path, message: Message, moment: float) -> None:
+    """Has it sent, when `deliver` is called.
+
+    `moment` is when it happened, in seconds since the epoch; the same message of the same moment
+    waits but once.
+    """
     outbox = make_private(folder / "outbox")
+    mark = _mark(message.title + message.body)
     entry = {**message.__dict__, "created": time.time(), "done": [], "attempts": 0, "next": 0.0}
-    _write(outbox / f"{time.time_ns()}-{secrets.token_hex(2)}.json", entry)
+    _write(outbox / f"{moment * 1e6:.0f}-{mark}.json", entry)
 
 
 def deliver(folder: Path, addresses: Sequence[str], complain: Callable[[str], None]) -> None:
@@ -55,7 +59,7 @@ def _deliver(folder: Path, addresses: Sequence[str], complain: Callable[[str], N
         message = Message(entry["kind"], entry["title"], entry["body"])
         problems = []
         for address in addresses:
-            mark = hashlib.sha256(address.encode()).hexdigest()[:16]
+            mark = _mark(address)
             if mark not in entry["done"]:
                 if problem := _send(address, message):
                     problems.append(problem)
@@ -85,6 +89,10 @@ def _waiting(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         # One that is due long after it could be is of a clock that was wrong.
         if not time.time() < entry["next"] < time.time() + MAX_DELAY_SECONDS:
             yield path, entry
+
+
+def _mark(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _write(path: Path, entry: dict[str, Any]) -> None:

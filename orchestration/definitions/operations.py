@@ -24,7 +24,12 @@ from dagster import (
 
 from orchestration import OrchestrationError, counted
 from orchestration.alerts import ledger, outbox
-from orchestration.alerts.conditions import failed_ticks, full_disks, location_troubles
+from orchestration.alerts.conditions import (
+    failed_cleaning,
+    failed_ticks,
+    full_disks,
+    location_troubles,
+)
 from orchestration.alerts.outbox import Message
 from orchestration.alerts.runs import Told, owners_of, reason, told_by
 from orchestration.catalog.checkout import checkout_root, products_file
@@ -99,8 +104,10 @@ def note_run(instance: DagsterInstance, run: DagsterRun) -> None:
     link = _link(file.notify or Notify(), f"/runs/{run.run_id}")
     folder = _folder(instance)
     for told in told_by(instance, run):
-        if message := _news(instance, run, told, file.products, ended, link, folder):
-            outbox.put(folder, message)
+        with ledger.opened(folder) as known:
+            if message := _news(instance, run, told, file.products, known, ended, link):
+                # Before the ledger is written: killed in between, this is done again.
+                outbox.put(folder, message, ended)
 
 
 def _news(
@@ -108,23 +115,22 @@ def _news(
     run: DagsterRun,
     told: Told,
     products: Sequence[Product],
+    known: ledger.Ledger,
     ended: float,
     link: str,
-    folder: Path,
 ) -> Message | None:
     partition = run.tags.get(PARTITION_TAG)
     where = f"Partition: {partition}" if partition else ""
     owners = owners_of(told.slug, _owners(products))
-    with ledger.opened(folder) as known:
-        if not (run.is_failure and told.missing):
-            since = known.recovers(told.name, whats=frozenset(told.planned), time=ended)
-            if since is None:
-                return None
-            body = [f"It was broken since {_local(since)}.", where, owners, link]
-            return Message("success", f"{told.name} is well again", "\n".join(filter(None, body)))
-        what = told.missing[0]
-        if not known.breaks(told.name, what=what, time=ended):
+    if not (run.is_failure and told.missing):
+        since = known.recovers(told.name, whats=frozenset(told.planned), time=ended)
+        if since is None:
             return None
+        body = [f"It was broken since {_local(since)}.", where, owners, link]
+        return Message("success", f"{told.name} is well again", "\n".join(filter(None, body)))
+    what = told.missing[0]
+    if not known.breaks(told.name, what=what, time=ended):
+        return None
     redact = _redactor(next((each for each in products if each.slug == told.slug), None))
     why = redact.text(reason(instance, run, told))
     body = [why, f"Failed: {what}", where, owners, link]
@@ -137,6 +143,7 @@ def _note_troubles(
     found = {
         "Schedule": failed_ticks(instance, "SCHEDULE"),
         "Sensor": failed_ticks(instance, "SENSOR"),
+        "Cleaning": failed_cleaning(file.retention),
         "Disk": full_disks([make_private(lifecycle_dir()), folder], notify.disk_free_gb),
     }
     if url := os.environ.get(URL_VARIABLE):
@@ -146,27 +153,29 @@ def _note_troubles(
     redact = Redactor(os.environ)
     owners = _owners(file.products)
     for kind, troubles in found.items():
-        now = troubles.broken
+        broken, now = troubles.broken, time.time()
         with ledger.opened(folder) as known:
-            news, well = known.observe(kind, now, unknown=troubles.unknown, time=time.time())
-        for name in sorted(news):
-            whose = owners_of(name.rpartition(" of ")[2], owners)
-            lines = [redact.text(now[name]), whose, _link(notify, PAGES.get(kind, "/locations"))]
-            title = f"{kind} {name}: {TITLES[kind]}"
-            outbox.put(folder, Message("failure", title, "\n".join(filter(None, lines))))
-        for name, since in sorted(well.items()):
-            body = f"It was broken since {_local(since)}."
-            outbox.put(folder, Message("success", f"{kind} {name} is well again", body))
+            news, well = known.observe(kind, broken, unknown=troubles.unknown, time=now)
+            for name in sorted(news):
+                whose = owners_of(name.rpartition(" of ")[2], owners)
+                link = _link(notify, PAGES.get(kind, "/locations"))
+                lines = filter(None, [redact.text(broken[name]), whose, link])
+                title = f"{kind} {name}: {TITLES[kind]}"
+                outbox.put(folder, Message("failure", title, "\n".join(lines)), now)
+            for name, since in sorted(well.items()):
+                body = f"It was broken since {_local(since)}."
+                outbox.put(folder, Message("success", f"{kind} {name} is well again", body), now)
 
 
 TITLES = {
     "Schedule": "could not launch",
     "Sensor": "could not look",
+    "Cleaning": "failed",
     "Disk": "nearly full",
     "Location": "cannot be loaded",
     f"{TEAM_FILE} of": "cannot be used",
 }
-PAGES = {"Schedule": "/automation", "Sensor": "/automation", "Disk": ""}
+PAGES = {"Schedule": "/automation", "Sensor": "/automation", "Cleaning": "", "Disk": ""}
 
 
 def _note_digest(instance: DagsterInstance, notify: Notify, folder: Path) -> None:
@@ -182,9 +191,7 @@ def _note_digest(instance: DagsterInstance, notify: Notify, folder: Path) -> Non
         is_due = known.digest < due <= now.timestamp()
         if is_due:
             known.digest = now.timestamp()
-        broken = known.broken()
-    if is_due:
-        outbox.put(folder, _digest(instance, notify, broken))
+            outbox.put(folder, _digest(instance, notify, known.broken()), due)
 
 
 def _digest(

@@ -25,6 +25,7 @@ from orchestration.catalog.names import (
     INGEST,
     PARTITION_TAG,
     REPOSITORY_TAG,
+    STARTER_KEYS,
     build_partition_set,
     ingest_partition_set,
 )
@@ -47,7 +48,10 @@ from orchestration.lifecycle.results import deciding, locked, locked_if_free
 from orchestration.lifecycle.schemas import Schema, drop, dsn_of, reason, schemas_in
 
 FINISHED = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
-UNFINISHED = [status for status in DagsterRunStatus if status not in FINISHED]
+# One that has not been queued for so long could not be, and never will be by itself.
+QUEUED_WITHIN_SECONDS = 3600.0
+NEVER_QUEUED = [DagsterRunStatus.NOT_STARTED]
+BEGUN = [status for status in DagsterRunStatus if status not in (*FINISHED, *NEVER_QUEUED)]
 BATCH = 500
 
 
@@ -105,6 +109,7 @@ class Cleaner:
                 except psycopg2.Error as error:
                     problem = f"The schema {schema.name} in {schema.place} stays: {reason(error)}"
                     cleaning.problems.append(problem)
+            self._forget_what_was_never_made(cleaning.runs)
             delete_runs(self._instance, cleaning.runs)
             self._purge_ticks()
             compact(self._instance)
@@ -139,14 +144,31 @@ class Cleaner:
                 drop(schema)
 
     def _forget(self, result: Result) -> None:
-        unfinished = self._instance.get_runs(RunsFilter(statuses=UNFINISHED))
-        if not any(_concerns(run, result) for run in unfinished):
+        if not any(_concerns(run, result) for run in self._unfinished()):
             self._instance.delete_dynamic_partition(_partition_set(result), result.key)
+
+    def _forget_what_was_never_made(self, run_ids: Sequence[str]) -> None:
+        """The partition keys of which these runs, which are to go, are all that there is."""
+        for start in range(0, len(run_ids), BATCH):
+            batch = RunsFilter(run_ids=run_ids[start : start + BATCH])
+            for result in set().union(*map(_results_of, self._instance.get_runs(batch))):
+                if result.key in STARTER_KEYS or result.path(self._lifecycle).exists():
+                    continue
+                runs = self._instance.get_runs(RunsFilter(tags={PARTITION_TAG: result.key}))
+                if {run.run_id for run in runs if _concerns(run, result)} <= {*run_ids}:
+                    self._instance.delete_dynamic_partition(_partition_set(result), result.key)
+
+    def _unfinished(self) -> list[DagsterRun]:
+        """The runs that go on, or wait for their turn."""
+        since = datetime.fromtimestamp(self._now - QUEUED_WITHIN_SECONDS, UTC)
+        new = RunsFilter(statuses=NEVER_QUEUED, created_after=since)
+        begun = RunsFilter(statuses=BEGUN)
+        return [*self._instance.get_runs(begun), *self._instance.get_runs(new)]
 
     def _in_use(self) -> set[Result]:
         """What a run works on, waits for, or takes in."""
         everything = results(self._lifecycle)
-        unfinished = self._instance.get_runs(RunsFilter(statuses=UNFINISHED))
+        unfinished = self._unfinished()
         busy = {each for each in everything if any(_concerns(run, each) for run in unfinished)}
         busy |= {each for each in everything if _is_locked(each, self._lifecycle)}
         working = {(each.kind, each.name) for each in busy}
@@ -175,12 +197,19 @@ class Cleaner:
 
     def _old_runs(self, gone: Collection[Result]) -> list[str]:
         """The runs that are old, and none of which is the last to have made what stays."""
-        before = datetime.fromtimestamp(self._now - self._retention.older_than, UTC)
-        old = self._instance.get_run_ids(RunsFilter(statuses=FINISHED, created_before=before))
+        age = self._retention.older_than
+        old = [
+            *self._ids(FINISHED, age),
+            *self._ids(NEVER_QUEUED, max(age, QUEUED_WITHIN_SECONDS)),
+        ]
         if not old:
             return []
         kept = set(self._makers(gone))
         return [run_id for run_id in old if run_id not in kept]
+
+    def _ids(self, statuses: Sequence[DagsterRunStatus], age: float) -> Sequence[str]:
+        before = datetime.fromtimestamp(self._now - age, UTC)
+        return self._instance.get_run_ids(RunsFilter(statuses=statuses, created_before=before))
 
     def _makers(self, gone: Collection[Result]) -> Iterator[str]:
         """The runs that have made what there is of each asset and partition."""
@@ -227,6 +256,16 @@ def _location(run: DagsterRun) -> str:
     if run.remote_job_origin:
         return run.remote_job_origin.location_name
     return run.tags.get(REPOSITORY_TAG, "").rpartition("@")[2]
+
+
+def _results_of(run: DagsterRun) -> set[Result]:
+    """What the run was to make."""
+    key = run.tags.get(PARTITION_TAG)
+    if key is None:
+        return set()
+    if run.asset_selection:
+        return {Result(*_of_asset(asset), key) for asset in run.asset_selection}
+    return {Result(BUILDS, _location(run), key)}
 
 
 def _concerns(run: DagsterRun, result: Result) -> bool:

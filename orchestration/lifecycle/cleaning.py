@@ -30,6 +30,8 @@ from orchestration.lifecycle.results import (
 
 REMOVED = ".removed"
 LEFTOVERS = "leftovers"
+# In the lifecycle folder: why the last cleaning that `up` did has failed, if it has.
+FAILURE = ".cleaning.failed"
 INGESTS, BUILDS = "ingest", "builds"
 # The stages that leave a result.
 KEPT_STAGES = ("plan", "load", "build")
@@ -166,6 +168,25 @@ def _attempt(name: str) -> re.Match[str] | None:
     return re.fullmatch(
         r"\.(.+)\.(?:[0-9a-f]{8}(?:\.log|\.link|\.work)?|ingest\.failed\.log)", name
     )
+
+
+def note_failure(lifecycle: Path, why: str) -> None:
+    """Notes why a cleaning has failed; with an empty text, that it has not."""
+    path = lifecycle / FAILURE
+    if not why:
+        path.unlink(missing_ok=True)
+        return
+    new = path.with_suffix(".new")
+    new.write_text(why, encoding="utf-8")
+    new.replace(path)
+
+
+def failure_of(lifecycle: Path) -> str:
+    """Why the last cleaning has failed; empty where it has not."""
+    try:
+        return (lifecycle / FAILURE).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
 
 
 def set_aside(found: Found, lifecycle: Path) -> None:

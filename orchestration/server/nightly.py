@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,8 @@ from orchestration.catalog.checkout import checkout_root, products_file
 from orchestration.catalog.products import read_products_file
 from orchestration.catalog.retention import Retention
 from orchestration.instance.home import open_instance, wait_for_database
+from orchestration.lifecycle.child import ending
+from orchestration.lifecycle.cleaning import failure_of, note_failure
 from orchestration.lifecycle.results import lifecycle_dir
 from orchestration.processes.background import Background
 from orchestration.processes.forkserver import Process
@@ -42,6 +45,8 @@ class Nightly:
             self._cleaning = None
             if status:
                 self._look_at = time.monotonic() + RETRY_SECONDS
+                if not failure_of(lifecycle_dir()):
+                    _note(lifecycle_dir(), f"It {ending(status)}; the output of `up` says more.")
         elif retention and not self._cleaning and is_due(lifecycle_dir() / CLEANED, time.time()):
             self._cleaning = self._background.start(partial(clean_up, retention))
 
@@ -74,7 +79,9 @@ def clean_up(retention: Retention) -> None:
                 instance, retention, lifecycle=lifecycle, root=root, products=products, now=now
             ).remove()
     except (OrchestrationError, OSError) as error:
+        _note(lifecycle, str(error))
         sys.exit(f"Cleaning up has failed: {error}")
+    _note(lifecycle, " ".join(cleaning.problems))
     (lifecycle / CLEANED).touch()
     os.utime(lifecycle / CLEANED, (now, now))
     for problem in cleaning.problems:
@@ -86,3 +93,9 @@ def clean_up(retention: Retention) -> None:
             f"and {counted(len(cleaning.runs), 'run')}, {size / 1e6:.1f} MB",
             flush=True,
         )
+
+
+def _note(lifecycle: Path, why: str) -> None:
+    # Where the disk is full, that is told by itself.
+    with suppress(OSError):
+        note_failure(lifecycle, why)

@@ -1,7 +1,10 @@
 """What breaks is told once, and that it is well again; nobody is told of a secret."""
 
 import json
-from collections.abc import Iterator
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +17,13 @@ from orchestration.alerts.ledger import Ledger
 from orchestration.alerts.outbox import Message
 from orchestration.catalog.notify import Notify, addresses
 from orchestration.catalog.products import read_products_file
+from orchestration.catalog.retention import Retention
 from orchestration.catalog.yaml_file import YamlFileError
 from orchestration.definitions.operations import operations_definitions
 from orchestration.definitions.product import product_definitions
+from orchestration.instance.home import prepare_dagster_home
+from orchestration.server.nightly import clean_up
+from tests.harness.forks import forked
 from tests.harness.receivers import Mailbox, Webhook, receiving
 from tests.harness.up_server import checkout_of, copy_project, selector, started, write_products
 
@@ -35,13 +42,37 @@ def webhook() -> Iterator[Webhook]:
         yield webhook
 
 
+def look(instance: DagsterInstance, cursors: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Has all sensors look once; takes how far they have seen, and gives it."""
+    return {
+        sensor.name: sensor.evaluate_tick(
+            build_sensor_context(instance, cursor=cursors.get(sensor.name))
+        ).cursor
+        for sensor in operations_definitions().sensors or ()
+    }
+
+
+def look_and_die(home: str, cursors: Mapping[str, str | None], *, is_noted: bool) -> None:
+    """Looks, and is killed when there is something to tell, or as soon as that is written down."""
+    put = outbox.put
+
+    def dying(folder: Path, message: Message, moment: float) -> None:
+        if is_noted:
+            put(folder, message, moment)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    outbox.put = dying
+    with DagsterInstance.local_temp(home) as instance:
+        look(instance, cursors)
+
+
 class Company:
     """A checkout with a product, its instance, and sensors that look when they are told to."""
 
     def __init__(self, instance: DagsterInstance, root: Path, lifecycle: Path) -> None:
         self.instance, self.lifecycle = instance, lifecycle
         self.products = root / "products" / "products.yml"
-        self._cursors: dict[str, str | None] = {}
+        self.cursors: dict[str, str | None] = {}
 
     def write(self, **notify: Any) -> None:
         """Has products.yml say that of `notify`."""
@@ -71,10 +102,7 @@ class Company:
 
     def look(self) -> None:
         """Has all sensors look once, as the daemon does."""
-        for sensor in operations_definitions().sensors or ():
-            context = build_sensor_context(self.instance, cursor=self._cursors.get(sensor.name))
-            told = sensor.evaluate_tick(context)
-            self._cursors[sensor.name] = told.cursor
+        self.cursors = look(self.instance, self.cursors)
 
 
 @pytest.fixture
@@ -116,6 +144,22 @@ def test_what_breaks_is_told_once_and_that_it_is_well_again_once(
     company.look()
     assert webhook.titles[1:] == ["own (nightly_qa) is well again"]
     assert "It was broken since" in webhook.got[1]["message"]
+
+
+@pytest.mark.parametrize("is_noted", [True, False])
+def test_who_is_killed_while_noting_what_broke_has_it_told_once_all_the_same(
+    company: Company, webhook: Webhook, tmp_path: Path, is_noted: bool
+) -> None:
+    company.write(urls=[webhook.url])
+    company.build("false")
+    home = company.instance.root_directory
+    with forked(
+        partial(look_and_die, is_noted=is_noted), home, company.cursors, log=tmp_path / "log"
+    ) as fork:
+        assert fork.wait() == -signal.SIGKILL, fork.output
+    for _ in range(2):
+        company.look()
+    assert webhook.titles == ["own (main) failed"]
 
 
 def test_builds_of_one_note_are_one_thing_over_the_nights(
@@ -168,7 +212,7 @@ def test_what_cannot_be_sent_is_tried_again_and_said_and_sent_to_nobody_twice(
     mailbox = Mailbox()
     with receiving(mailbox):
         places = [webhook.url, mailbox.url, "nothing://known"]
-        outbox.put(tmp_path, Message("failure", "Ein Tübinger Titel", "One\nTwo"))
+        outbox.put(tmp_path, Message("failure", "Ein Tübinger Titel", "One\nTwo"), 1.0)
         webhook.status = 500
         outbox.deliver(tmp_path, places, said.append)
         assert len(mailbox.letters) == 1
@@ -183,7 +227,7 @@ def test_what_cannot_be_sent_is_tried_again_and_said_and_sent_to_nobody_twice(
         webhook.status = 200
         [path] = (tmp_path / "outbox").iterdir()
         path.write_text(json.dumps(json.loads(path.read_text()) | {"next": 0.0}))
-        outbox.put(tmp_path, Message("success", "Later", "Three"))
+        outbox.put(tmp_path, Message("success", "Later", "Three"), 2.0)
         outbox.deliver(tmp_path, places[:2], said.append)
     assert webhook.titles == ["Ein Tübinger Titel", "Later"]
     assert len(mailbox.letters) == 2
@@ -198,6 +242,29 @@ def test_a_disk_without_room_is_told_once(company: Company, webhook: Webhook) ->
     assert len(webhook.got) == 1
     company.write(urls=[webhook.url])
     assert webhook.titles[1:] == [webhook.titles[0].replace(": nearly full", " is well again")]
+
+
+def test_a_cleaning_that_fails_is_told_once(
+    company: Company, webhook: Webhook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+    prepare_dagster_home()
+    company.write(urls=[webhook.url])
+    company.products.write_text(f"{company.products.read_text()}retention: {{keep: 1}}\n")
+    # It cannot be listed.
+    folder = company.lifecycle / "builds"
+    folder.touch()
+    with pytest.raises(SystemExit, match="Cleaning up has failed"):
+        clean_up(Retention(keep=1))
+    for _ in range(3):
+        company.look()
+    [message] = webhook.got
+    assert message["title"] == "Cleaning by night: failed"
+    assert str(folder) in message["message"]
+    folder.unlink()
+    clean_up(Retention(keep=1))
+    company.look()
+    assert webhook.titles[1:] == ["Cleaning by night is well again"]
 
 
 def test_a_digest_tells_once_a_day_what_is_broken(company: Company, webhook: Webhook) -> None:

@@ -7,10 +7,11 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from dagster import AssetKey, DagsterInstance, DagsterRun, DagsterRunStatus
+from dagster import AssetKey, DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 from dagster._core.remote_origin import (
     GrpcServerCodeLocationOrigin,
     RemoteJobOrigin,
@@ -226,6 +227,29 @@ def test_what_is_worked_on_and_what_it_takes_in_stays(
     place.clean("--keep", "1", "--older-than", "0d", "--yes")
     assert place.versions("qpl_libraries") == {"2024"}
     assert place.builds("good") == {"2-b"}
+
+
+def test_a_run_that_was_never_queued_holds_nothing_and_goes_with_its_key(place: Place) -> None:
+    build(place, "good", "1-a", "2-b")
+    tags = {".dagster/repository": "__repository__@good"}
+    old, new = (
+        DagsterRun(job_name="build_good", tags={"dagster/partition": key, **tags})
+        for key in ("1-a", "3-c")
+    )
+    lost = DagsterRun(job_name="build_good", tags={"dagster/partition": "4-d", **tags})
+    with place.instance() as instance:
+        instance.add_dynamic_partitions("build_good", ["3-c", "4-d", "by-hand"])
+        ago = datetime.now(UTC) - timedelta(hours=2)
+        for run in (old, lost):
+            instance.run_storage.add_historical_run(run, run_creation_time=ago)
+        instance.add_run(new)
+    place.clean("--keep", "1", "--older-than", "0d", "--yes")
+    assert place.builds("good") == {"2-b"}
+    # One that was made this moment is about to be queued.
+    assert place.keys("build_good") == {"2-b", "3-c", "by-hand"}
+    with place.instance() as instance:
+        unqueued = RunsFilter(statuses=[DagsterRunStatus.NOT_STARTED])
+        assert instance.get_run_ids(unqueued) == [new.run_id]
 
 
 @pytest.mark.long
