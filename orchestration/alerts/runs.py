@@ -32,7 +32,8 @@ def told_by(instance: DagsterInstance, run: DagsterRun) -> list[Told]:
     """
     found: dict[str, Told] = {}
     made = set(_assets(instance, run, DagsterEventType.ASSET_MATERIALIZATION))
-    for key in _planned(instance, run):
+    # What failed first is named, of a product the earliest stage.
+    for key in sorted(_planned(instance, run), key=_place):
         subject = _subject(key, run)
         told = found.setdefault(subject.name, subject)
         told.planned.append(key.to_user_string())
@@ -42,6 +43,11 @@ def told_by(instance: DagsterInstance, run: DagsterRun) -> list[Told]:
     job = [run.job_name]
     missing = job if run.is_failure else []
     return list(found.values()) or [Told(f"{location}: {run.job_name}", None, job, missing)]
+
+
+def _place(key: AssetKey) -> int:
+    last = key.path[-1]
+    return STAGES.index(last) if last in STAGES else len(STAGES)
 
 
 def location_of(run: DagsterRun) -> str:

@@ -64,7 +64,7 @@ def _of_runs(name: str, status: DagsterRunStatus) -> SensorDefinition:
     @run_status_sensor(
         run_status=status,
         name=name,
-        description="Notes what has broken, or is well again, for `alerts` to tell.",
+        description="Notes what has broken, or is well again, for the sensor alerts to tell.",
         monitor_all_code_locations=True,
         minimum_interval_seconds=INTERVAL_SECONDS,
         default_status=DefaultSensorStatus.RUNNING,
@@ -77,7 +77,7 @@ def _of_runs(name: str, status: DagsterRunStatus) -> SensorDefinition:
 
 @sensor(
     name="alerts",
-    description="Tells what has broken, and what is well again, to those in `notify`.",
+    description="Tells what has broken, and what is well again, to those whom products.yml names.",
     minimum_interval_seconds=INTERVAL_SECONDS,
     default_status=DefaultSensorStatus.RUNNING,
 )

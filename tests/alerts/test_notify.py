@@ -162,6 +162,20 @@ def test_who_is_killed_while_noting_what_broke_has_it_told_once_all_the_same(
     assert webhook.titles == ["own (main) failed"]
 
 
+def test_of_a_product_the_stage_that_failed_is_named(company: Company, webhook: Webhook) -> None:
+    company.write(urls=[webhook.url])
+    company.instance.add_dynamic_partitions("build_own", ["main"])
+    product = product_definitions(id="own", build_command="true")
+    job = product.resolve_job_def("build_own")
+    result = job.execute_in_process(
+        instance=company.instance, partition_key="main", raise_on_error=False
+    )
+    assert not result.success
+    company.look()
+    [message] = webhook.got
+    assert "Failed: own/plan" in message["message"]
+
+
 def test_builds_of_one_note_are_one_thing_over_the_nights(
     company: Company, webhook: Webhook
 ) -> None:
