@@ -5,6 +5,7 @@ Nothing of the project is imported before it is clear that this Python can run i
 
 import importlib.util
 import os
+import signal
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -32,9 +33,14 @@ def settle_interpreter() -> None:
 
 
 if __name__ == "__main__":
+    heard = signal.getsignal(signal.SIGINT)
+    if heard == signal.default_int_handler:
+        # As long as there is nothing to tidy up, Ctrl-C ends it as it ends any program.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     settle_interpreter()
     from orchestration.cli.main import main
     from orchestration.processes import console
 
     console.settle(waits=True)
+    signal.signal(signal.SIGINT, heard)
     sys.exit(main())

@@ -10,6 +10,7 @@ import json
 import os
 import selectors
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from orchestration.processes import console
 Message = Mapping[str, Any]
 Tell = Callable[[Message], None]
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+INTERRUPTED = 130
 PRINTED = "printed"
 
 
@@ -107,14 +109,18 @@ def _in_fork(work: Callable[[Tell], None], write: int, held_read: int) -> None:
     signal.set_wakeup_fd(-1)
     for number in SIGNALS:
         signal.signal(number, signal.default_int_handler)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
     for standard in (1, 2):
         os.dup2(write, standard)
     console.settle(waits=True)
     end_with(held_read)
-    work(telling(write))
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        work(telling(write))
+    except KeyboardInterrupt:
+        # Whoever wants it to end does not want to hear where it was.
+        sys.exit(INTERRUPTED)
 
 
 def telling(pipe: int) -> Tell:

@@ -78,6 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 standalone_mode=False,
             )
         )
+    except click.Abort:
+        print("Cancelled.", file=sys.stderr)
+        return 130
     except click.ClickException as error:
         error.show()
         return error.exit_code

@@ -101,7 +101,10 @@ class Runs:
             if not run.has_ended:
                 how = ending(fork.status)
                 self._give_up(run, how)
-                self._settle(run, State.FAILED, run.error or f"Its process {how}.")
+                if self.cancelled_by:
+                    self._settle(run, State.CANCELLED, "")
+                else:
+                    self._settle(run, State.FAILED, run.error or f"Its process {how}.")
 
     def _take(self, run: Run, message: Message) -> None:
         run.seconds = time.monotonic() - run.began

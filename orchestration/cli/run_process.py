@@ -66,7 +66,7 @@ def execute(run: Run, tell: Tell, interpreter: Interpreter | None = None) -> Non
     except OrchestrationError as error:
         tell({"ended": State.FAILED.value, "error": str(error)})
     except KeyboardInterrupt:
-        with DagsterInstance.get() as instance:
+        with open_instance(lambda _: None) as instance:
             found = instance.get_run_by_id(run.id)
             if found and not found.is_finished:
                 instance.report_run_canceled(found, "It was cancelled before it had started.")
@@ -170,7 +170,7 @@ def _wait_for_pool(instance: DagsterInstance, pool: str, stack: ExitStack, tell:
 
 def mark_cancelling(runs: Sequence[Run]) -> None:
     """Has Dagster know that somebody wants these runs to end: else they would have failed."""
-    with DagsterInstance.get() as instance:
+    with open_instance(lambda _: None) as instance:
         for run in runs:
             found = instance.get_run_by_id(run.id)
             if found and not found.is_finished:
@@ -179,7 +179,7 @@ def mark_cancelling(runs: Sequence[Run]) -> None:
 
 def note_lost(run: Run, how: str) -> None:
     """Has the run fail, or be cancelled, whose process ended without a word."""
-    with DagsterInstance.get() as instance:
+    with open_instance(lambda _: None) as instance:
         if found := instance.get_run_by_id(run.id):
             note_death(instance, found, how)
 
@@ -192,7 +192,7 @@ def failed_assets(run: Run) -> tuple[str, ...]:
         REPOSITORY_TAG: f"__repository__@{selection.location}",
     }
     unknown, failed = set(selection.assets), set()
-    with DagsterInstance.get() as instance:
+    with open_instance(lambda _: None) as instance:
         for last in instance.get_runs(RunsFilter(tags=tags)):
             # A job that was launched as a whole names none.
             planned = {key.path[-1] for key in last.asset_selection or ()} or set(STAGES)

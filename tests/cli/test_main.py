@@ -1,7 +1,9 @@
 """The command line as a whole: whichever Python calls it, wherever, and how it speaks."""
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -148,6 +150,35 @@ def test_a_list_that_cannot_be_read_is_said_by_every_command(
     printed = "".join(capfd.readouterr())
     assert said in printed
     assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize("command", ["check", "materialize libraries/plan main"])
+def test_ctrl_c_is_never_a_traceback(command: str, project: Path, checkout: Path) -> None:
+    environ = {
+        **os.environ,
+        "DATA_ENGINEERING_ROOT": str(checkout),
+        "DAGSTER_HOME": str(project / "home"),
+        "DCPY_LIFECYCLE_DATA_DIR": str(project / "lifecycle"),
+    }
+    for seconds in (0.2, 0.4, 0.6, 0.8, 1.0, 1.5):
+        with subprocess.Popen(
+            [sys.executable, "-m", "orchestration", *command.split()],
+            cwd=project,
+            env=environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        ) as process:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(seconds)
+            with contextlib.suppress(ProcessLookupError):
+                # As at a terminal, whose whole group hears of it.
+                os.killpg(process.pid, signal.SIGINT)
+            printed, _ = process.communicate(timeout=60)
+        # Until there is something to tidy up, it ends by the signal itself.
+        assert process.returncode in (0, 130, -signal.SIGINT) or "failed" in printed, printed
+        assert "Traceback" not in printed
 
 
 COMPLETE = """
