@@ -35,13 +35,18 @@ def importing() -> Iterator[None]:
     """Importing what forks share: it stays, so that nothing is gained by looking for garbage in it.
 
     Of what Dagster takes to import, that is a fifth; looked at in a fork, it is shared no more.
+    Ctrl-C ends the process meanwhile: raised in an import, it can become any other error.
     """
+    heard = signal.getsignal(signal.SIGINT)
+    if heard == signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     gc.disable()
     try:
         yield
     finally:
         gc.freeze()
         gc.enable()
+        signal.signal(signal.SIGINT, heard)
 
 
 class Fork:
