@@ -21,6 +21,8 @@ from orchestration.catalog.schedules import ON_NEW_INPUTS, Schedule, now
 from orchestration.definitions.launching import launch_run
 
 NEW_INPUTS = "new_inputs"
+# Each look takes the daemon a tenth of a second; Dagster's own interval is 30.
+INTERVAL_SECONDS = 120
 DESCRIPTION = """\
 Builds {partitions} whenever each of the product's inputs was ingested again since this was \
 materialized last, as whichever version. A build by hand does not count; materialize this to have \
@@ -69,6 +71,7 @@ def build_follower(
         f"{build_job(slug)}_{ON_NEW_INPUTS}",
         target=[key],
         default_status=DefaultSensorStatus.RUNNING,
+        minimum_interval_seconds=INTERVAL_SECONDS,
         description=f"Builds {slug} when all of its inputs are new.",
     )
 

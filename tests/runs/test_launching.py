@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from orchestration.definitions.following import INTERVAL_SECONDS
 from orchestration.definitions.launching import LAUNCHED_BY_TAG, launch_config
 from tests.harness.up_server import LAUNCH, Server, copy_project, selector, serving
 
@@ -84,8 +85,8 @@ def test_a_products_inputs_are_ingested_as_one_version_and_it_is_built_once_all_
         tags = {each: server.run_tags(each) for each in server.runs()}
         return [each for each, own in tags.items() if own.get("dagster/partition") == "nightly_qa"]
 
-    # The daemon looks every half a minute.
-    server.wait_for(builds, seconds=70.0)
+    # The daemon looks every two minutes.
+    server.wait_for(builds, seconds=INTERVAL_SECONDS + 40.0)
     [build] = builds()
     server.wait_for_run(build)
 
