@@ -27,7 +27,7 @@ from orchestration.processes.forkserver import Forkserver
 from orchestration.processes.service import Service
 
 # Less than the supervisor waits when nothing happens: each time it wakes then, this is due.
-LOOK_SECONDS = 0.4
+LOOK_SECONDS = 0.6
 # How much longer than the others a location may take to load before nobody waits for it any more,
 # and how long they take as long as none of them has loaded.
 PATIENCE_SECONDS = 1.0

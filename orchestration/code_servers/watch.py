@@ -19,14 +19,16 @@ from orchestration.generator.render import LOCATIONS, WORKSPACE
 from orchestration.lifecycle.dbt import NAMES_FILE
 from orchestration.lifecycle.results import lifecycle_dir, product_builds
 
-Fingerprint = frozenset[tuple[str, int, int, int]]
+Fingerprint = tuple[tuple[str, int, int, int], ...]
 SETTLED_NS = 1_000_000_000
+# There are hundreds of ingest templates: most of what an idle `up` would do is to look at each.
+LOOKS_PER_LOOK_AT_TEMPLATES = 4
 
 
 class Watch:
     """What the files looked like when they were last asked about.
 
-    It looks at them itself, a few hundred a second at most: threads of a file watcher would not
+    It looks at them itself, some hundred a second: threads of a file watcher would not
     survive the forks of the process that this runs in.
     """
 
@@ -40,6 +42,7 @@ class Watch:
         self._seen: dict[str, Fingerprint] = {}
         self._listings: dict[tuple[str, ...], tuple[int, list[str]]] = {}
         self._templates = self._listed(self._templates_folder, ".yml")
+        self._looks = 0
 
     def take(self, products: Sequence[Product]) -> None:
         """Looks after these products from now on."""
@@ -65,7 +68,10 @@ class Watch:
 
     def changed_locations(self) -> set[str]:
         """The locations that would load differently now."""
-        names = (INGEST, *self._folders)
+        is_turn = self._looks % LOOKS_PER_LOOK_AT_TEMPLATES == 0
+        self._looks += 1
+        is_other = self._templates is not self._listed(self._templates_folder, ".yml")
+        names = [*([INGEST] if is_turn or is_other else []), *self._folders]
         changed = {name for name in names if self._has_changed(name, self.state_of(name))}
         return changed | self._with_other_sources()
 
@@ -133,12 +139,12 @@ class Watch:
 
 
 def _fingerprint(files: Iterable[str]) -> Fingerprint:
-    found = set()
+    found = []
     for path in files:
         try:
             status = os.stat(path)
         except OSError:
             continue
         # The time of change is nobody's to set: an older file that is put back differs.
-        found.add((path, status.st_mtime_ns, status.st_ctime_ns, status.st_size))
-    return frozenset(found)
+        found.append((path, status.st_mtime_ns, status.st_ctime_ns, status.st_size))
+    return tuple(found)

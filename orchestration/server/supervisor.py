@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from orchestration.code_servers.code_locations import CodeLocations
 
 LOOK_SECONDS = 1.0
+# A saved file is served within a second.
+IDLE_STEP_SECONDS = 0.75
 # Until something is there that does not tell: a code server, and the webserver at the start.
 STEP_SECONDS = 0.01
 START_STEP_SECONDS = 0.05
@@ -202,7 +204,7 @@ class Supervisor:
 
     def _wait(self) -> None:
         sys.stdout.flush()
-        seconds = LOOK_SECONDS / 2 if self._announced else START_STEP_SECONDS
+        seconds = IDLE_STEP_SECONDS if self._announced else START_STEP_SECONDS
         if self.locations.is_waiting:
             seconds = STEP_SECONDS
         for key, _ in self.selector.select(timeout=seconds):
