@@ -110,6 +110,11 @@ class CodeLocations:
         return all(Path(socket).exists() for socket in list(self.sockets.values())[:1])
 
     @property
+    def are_answered(self) -> bool:
+        """Whether something is answered for each, be it that it is still loading."""
+        return all(location.is_answered for location in self._locations.values())
+
+    @property
     def subscribers(self) -> Path:
         """The broker's socket for those who want to know what is served."""
         return self._folder / SUBSCRIBERS

@@ -108,9 +108,13 @@ class DagsterServices:
         while not self._may_start.exists():
             time.sleep(STEP_SECONDS)
 
-    def watch(self) -> bool:
-        """Starts again what has ended; False where it ended before it was up for the first time."""
-        if self.are_up and DAEMON not in self._running:
+    def watch(self, *, are_answered: bool) -> bool:
+        """Starts again what has ended; False where it ended before it was up for the first time.
+
+        The daemon asks for all locations as soon as it is started, and would only delay those for
+        which nothing is answered yet: it waits until `are_answered`.
+        """
+        if self.are_up and are_answered and DAEMON not in self._running:
             self._try_to_start(DAEMON)
         for name, service in list(self._running.items()):
             if (status := service.process.poll()) is None:
@@ -164,7 +168,7 @@ class CodeHost:
         """Has it announced that there is something to be asked."""
         self.are_started = self.are_up = True
 
-    def watch(self) -> bool:
+    def watch(self, *, are_answered: bool) -> bool:
         """True: there is nothing that could end."""
         return True
 

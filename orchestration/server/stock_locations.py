@@ -29,7 +29,7 @@ class StockLocations:
     broken: tuple[str, ...] = ()
     sockets: Mapping[str, str] = MappingProxyType({})
     """Where each is asked for; Dagster does not say."""
-    are_served = True
+    are_served = are_answered = True
     is_waiting = False
 
     def __init__(

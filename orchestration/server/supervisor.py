@@ -181,7 +181,8 @@ class Supervisor:
             self.runs.watch()
             self.locations.watch()
             self.nightly.watch(self.sources.file.retention)
-            if not self.dagster.watch() or not self._look():
+            are_answered = self.locations.are_answered
+            if not self.dagster.watch(are_answered=are_answered) or not self._look():
                 return 1
             if claim and not claim.watch():
                 return 1
