@@ -9,7 +9,7 @@ from dagster_shared.libraries import DagsterLibraryRegistry
 from orchestration.definitions import team
 from orchestration.definitions.product import product_definitions
 from orchestration.definitions.team import PROBLEM, with_team_definitions
-from tests.harness.processes import is_running
+from tests.harness.processes import is_running, wait_until
 
 ASSET = """
 import dagster as dg
@@ -198,7 +198,8 @@ def test_a_file_that_no_process_survives_takes_nothing_away_but_itself(
     monkeypatch.chdir(folder)
     assert keys(whole(folder, f"{text}{ending}\n")) == PLUTO
     assert why in DagsterLibraryRegistry.get()["definitions.py"]
-    assert not is_running(int((folder / "pid").read_text()))
+    left = int((folder / "pid").read_text())
+    assert wait_until(lambda: not is_running(left))
     [line] = capfd.readouterr().out.splitlines()
     assert line.startswith(f"products/pluto/definitions.py: {why}; pluto is without ")
 
