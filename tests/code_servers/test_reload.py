@@ -212,7 +212,9 @@ def test_saving_a_recipe_reloads_its_location_and_lineage_and_owners_follow(serv
     new.write_text(text.replace("qpl_libraries", "new_libraries"))
     server.wait_for(lambda: server.asset("ingest", "new_libraries"), PROMISED_SECONDS)
     server.wait_for(lambda: "new_libraries" in sources(server, "libraries"), PROMISED_SECONDS)
-    assert changed(before, server.loads()) == {"ingest", "libraries"}
+    server.wait_for(
+        lambda: changed(before, server.loads()) == {"ingest", "libraries"}, PROMISED_SECONDS
+    )
 
     new.unlink()
     server.wait_for(lambda: not server.asset("ingest", "new_libraries"), PROMISED_SECONDS)
