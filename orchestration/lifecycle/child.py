@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,38 +122,48 @@ def run(
     output = _Output(logger, log, redact)
     reaper.adopt_orphans()
     unrelated = reaper.descendants({os.getpid()})
-    process = subprocess.Popen(
-        [sys.executable, "-I", "-S", reaper.__file__, str(grace), *command],
-        cwd=cwd,
-        env=dict(env),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    assert process.stdin and process.stdout
+    process = None
     try:
+        # Whoever is interrupted before there is a process to end would leave one behind.
+        with _interrupts_held():
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", reaper.__file__, str(grace), *command],
+                cwd=cwd,
+                env=dict(env),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         output.copy(process)
         returncode = process.wait()
     finally:
-        with _interrupts_held():
-            # Closing its standard input is what tells the reaper to end the command.
-            process.stdin.close()
-            end = time.monotonic() + grace + REAPER_SECONDS
-            try:
-                output.copy(process, seconds=grace + REAPER_SECONDS)
-            finally:
-                # Also where the output had nowhere to go.
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(max(0.0, end - time.monotonic()))
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
-                if process.wait() == -signal.SIGKILL:
-                    # The reaper itself was killed: what it looked after is this process's now.
-                    reaper.end_descendants(except_for=unrelated)
-                process.stdout.close()
-                output.close()
+        with _interrupts_held(), closing(output):
+            if process is not None:
+                _end(process, output, grace + REAPER_SECONDS, unrelated)
     return Finished(returncode, time.monotonic() - started, output.tail)
+
+
+def _end(
+    process: subprocess.Popen[bytes], output: "_Output", seconds: float, unrelated: set[int]
+) -> None:
+    """Has the reaper end its command, and waits for it; after so many seconds it is killed."""
+    assert process.stdin and process.stdout
+    # Closing its standard input is what tells the reaper to end the command.
+    process.stdin.close()
+    end = time.monotonic() + seconds
+    try:
+        output.copy(process, seconds)
+    finally:
+        # Also where the output had nowhere to go.
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, end - time.monotonic()))
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        if process.wait() == -signal.SIGKILL:
+            # The reaper itself was killed: what it looked after is this process's now.
+            reaper.end_descendants(except_for=unrelated)
+        process.stdout.close()
 
 
 @contextmanager

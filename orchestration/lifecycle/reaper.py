@@ -87,31 +87,38 @@ def end_all(child: int, grace: float, statuses: dict[int, int]) -> None:
     while alive := living(child, statuses):
         if number is signal.SIGTERM and time.monotonic() > deadline:
             number, told = signal.SIGKILL, set()
-        for pid in alive - told:
+        # A script whose command were ended before it would go on to its next one.
+        for pid in [pid for pid in alive if pid not in told]:
             try:
                 os.kill(pid, number)
             except ProcessLookupError:
                 continue
         # SIGKILL again and again: a process may fork faster than it is found.
-        told = alive if number is signal.SIGTERM else set()
+        told = set(alive) if number is signal.SIGTERM else set()
         time.sleep(0.02)
         reap(statuses)
 
 
-def living(child: int, statuses: dict[int, int]) -> set[int]:
-    """The processes that descend from this one; off Linux, the command alone, by its group."""
+def living(child: int, statuses: dict[int, int]) -> list[int]:
+    """The processes that descend from this one, each before those that it started; off Linux, the
+    command alone, by its group."""
     reap(statuses)
     if not Path("/proc/self/stat").exists():
         try:
             os.killpg(child, 0)
         except ProcessLookupError:
-            return set()
-        return {-child}
-    return descendants({os.getpid()})
+            return []
+        return [-child]
+    return [pid for generation in generations({os.getpid()}) for pid in generation]
 
 
 def descendants(ancestors: set[int]) -> set[int]:
     """The processes below those, on Linux; of the ended ones, this process's own children."""
+    return set().union(*generations(ancestors))
+
+
+def generations(ancestors: set[int]) -> list[set[int]]:
+    """The descendants of those: their children, the children of these, and so on."""
     parents: dict[int, int] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -121,10 +128,10 @@ def descendants(ancestors: set[int]) -> set[int]:
         state, parent = stat.rpartition(")")[2].split()[:2]
         if state != "Z" or int(parent) == os.getpid():
             parents[int(path.parent.name)] = int(parent)
-    found: set[int] = set()
+    found: list[set[int]] = []
     new = ancestors
-    while new := {pid for pid, parent in parents.items() if parent in new} - found:
-        found |= new
+    while new := {pid for pid, parent in parents.items() if parent in new}.difference(*found):
+        found.append(new)
     return found
 
 

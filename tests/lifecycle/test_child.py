@@ -237,11 +237,11 @@ def test_nothing_that_a_command_left_running_survives_it(tmp_path: Path) -> None
     assert time.monotonic() - started < 30
 
 
-def test_a_build_gets_time_to_clean_up_when_its_run_is_cancelled(tmp_path: Path) -> None:
-    script = "trap 'sleep 0.3; echo cleaned up; exit 0' TERM; touch ready; sleep 300 & wait"
+def cancelled(folder: Path, script: str) -> None:
+    """Runs a bash script whose run is cancelled once it has made a file called `ready`."""
 
     def cancel() -> None:
-        wait_until((tmp_path / "ready").exists)
+        wait_until((folder / "ready").exists)
         os.kill(os.getpid(), signal.SIGTERM)
 
     def interrupt(*_: object) -> None:
@@ -252,11 +252,54 @@ def test_a_build_gets_time_to_clean_up_when_its_run_is_cancelled(tmp_path: Path)
     thread.start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            run(tmp_path, script, grace=10)
+            run(folder, script, grace=10)
     finally:
         thread.join()
         signal.signal(signal.SIGTERM, previous)
+
+
+def test_a_build_gets_time_to_clean_up_when_its_run_is_cancelled(tmp_path: Path) -> None:
+    cancelled(
+        tmp_path,
+        "trap 'sleep 0.3; echo cleaned up; exit 0' TERM; touch ready; sleep 300 & wait",
+    )
     assert "cleaned up" in (tmp_path / "stage.log").read_text().splitlines()
+
+
+@LINUX
+def test_a_script_is_cancelled_before_the_command_that_it_waits_for(tmp_path: Path) -> None:
+    script = """
+        trap 'exit 0' TERM
+        (touch ready; exec sleep 60) || true
+        echo went on
+    """
+    for number in range(20):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        cancelled(folder, script)
+        assert "went on" not in (folder / "stage.log").read_text()
+
+
+def test_a_run_cancelled_while_its_command_is_being_started_ends_it_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class CancelledMeanwhile(subprocess.Popen[bytes]):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            wait_until((tmp_path / "ready").exists)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(subprocess, "Popen", CancelledMeanwhile)
+    script = """
+        trap 'echo cleaned up; exit 0' TERM
+        echo $$ > shell.pid
+        touch ready
+        sleep 300 & wait
+    """
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, script, grace=10)
+    assert "cleaned up" in (tmp_path / "stage.log").read_text().splitlines()
+    assert not is_running(pid_in(tmp_path / "shell.pid"))
 
 
 @LINUX
