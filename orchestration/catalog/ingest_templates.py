@@ -1,5 +1,6 @@
 """The checkout's ingest templates, read without dcpy."""
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -70,7 +71,9 @@ def read_templates(folder: Path) -> list[IngestTemplate]:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*.yml") if not path.name.startswith("."))
+    # Every location lists them when it loads: paths are slow to find, and to compare.
+    names = os.listdir(folder) if folder.is_dir() else []
+    return [folder / n for n in sorted(names) if n.endswith(".yml") and not n.startswith(".")]
 
 
 def templates_of(folder: Path, datasets: Iterable[str]) -> dict[str, str]:

@@ -69,6 +69,8 @@ class CodeLocation:
         self.load_seconds: float | None = None
         """How long it took to load; None as long as it has not."""
         self._path, self._answers_path, self.address = path, answers, address
+        self.socket = path.with_suffix(".sock")
+        """Where Dagster asks for it."""
         self._forkserver, self._selector = forkserver, selector
         # To serve definitions it needs no instance, and opening one takes time and 14 MB.
         self._env = {name: value for name, value in env.items() if name != "DAGSTER_HOME"}
@@ -90,11 +92,6 @@ class CodeLocation:
         self._retired: list[tuple[Service, float]] = []
         self._reloading: list[Caller] = []
         self._waking: list[Caller] = []
-
-    @property
-    def socket(self) -> Path:
-        """Where Dagster asks for it."""
-        return self._path.with_suffix(".sock")
 
     @property
     def served(self) -> Served:
@@ -310,7 +307,10 @@ class CodeLocation:
         loader.drain()
         try:
             # Whoever starts from what is kept is to read it, too.
-            self._log_path.write_text(loader.tail)
+            if loader.tail:
+                self._log_path.write_text(loader.tail)
+            else:
+                self._log_path.unlink(missing_ok=True)
             answers = read_answers(self._answers_path)
         except OSError as error:
             self._take_failure(loader, f"What it would answer cannot be read: {error}")

@@ -11,6 +11,7 @@ from orchestration.catalog.names import INGEST
 from orchestration.code_servers.broker import SUBSCRIBERS, run_broker
 from orchestration.code_servers.code_location import CodeLocation
 from orchestration.code_servers.sources import Sources
+from orchestration.code_servers.states import LocationState
 from orchestration.lifecycle.child import ending
 from orchestration.lifecycle.results import make_private
 from orchestration.processes.control import (
@@ -264,18 +265,21 @@ class CodeLocations:
     def _start_loading(self) -> None:
         """Starts loading those whose turn it is, and tells who waits for the slow ones."""
         locations = self._locations.values()
+        loading = [each for each in locations if each.state is LocationState.LOADING]
+        if not loading:
+            return
         usual = max(
             (each.load_seconds for each in locations if each.load_seconds is not None),
             default=LIKELY_LOAD_SECONDS,
         )
         patience = usual + PATIENCE_SECONDS
-        ages = [age for each in locations if (age := each.loading_seconds) is not None]
+        ages = [age for each in loading if (age := each.loading_seconds) is not None]
         # One that takes long may be waiting for something.
         free = min(
             self._processors - sum(age < patience for age in ages),
             MOST_PER_PROCESSOR * self._processors - len(ages),
         )
-        for location in locations:
+        for location in loading:
             if free > 0 and location.is_waiting:
                 location.start_loading()
                 free -= 1

@@ -15,8 +15,10 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, wraps
+from pathlib import Path
 from typing import Any
 
+import yaml
 from dagster import (
     DagsterInstance,
     DagsterRun,
@@ -34,6 +36,7 @@ from sqlalchemy.engine import make_url
 
 from orchestration import OrchestrationError
 from orchestration.catalog.checkout import checkout_root
+from orchestration.catalog.templated_yaml import YAML_LOADER
 from orchestration.instance.home import has_postgres
 
 # What a code server, a run's process, the webserver and the daemon import before they do anything.
@@ -106,6 +109,7 @@ def preload() -> None:
     streamed_methods()
     _watch_target()
     _keep_engines()
+    _read_workspaces_quickly()
     _look_for_queued_runs_where_there_may_be_some()
 
 
@@ -118,6 +122,15 @@ def _keep_engines() -> None:
         storage: Any = importlib.import_module(f"dagster._core.storage.{module}")
         if not hasattr(storage.create_engine, "cache_info"):
             storage.create_engine = cache(storage.create_engine)
+
+
+def _read_workspaces_quickly() -> None:
+    """Has a process read a workspace file, such as 200 locations have, by libyaml: 30 times faster.
+
+    The name is of a module that the file was read in; where that has moved, nothing is gained.
+    """
+    load: Any = importlib.import_module("dagster._core.workspace.load")
+    load.load_yaml_from_path = lambda path: yaml.load(Path(path).read_bytes(), YAML_LOADER)
 
 
 def _look_for_queued_runs_where_there_may_be_some() -> None:

@@ -82,16 +82,19 @@ class Forkserver:
             reason = f"{type(error).__name__}: {error}"
             print(f"warning: starting stock servers, which is slow: {reason}", flush=True)
             return False
-        self._own_modules = [n for n in sys.modules if n.partition(".")[0] == "orchestration"]
+        self._own_modules = {
+            name: module.__file__ or os.devnull
+            for name, module in sys.modules.items()
+            if name.partition(".")[0] == "orchestration"
+        }
         self._imported_files = self.own_files
-        gc.collect()
         gc.freeze()
         return True
 
     @property
     def stale_modules(self) -> Sequence[str]:
         """This project's modules, where one of their files is not any more what was imported."""
-        return self._own_modules if self.own_files != self._imported_files else ()
+        return list(self._own_modules) if self.own_files != self._imported_files else ()
 
     @property
     def own_files(self) -> tuple[tuple[str, int, int], ...]:
@@ -191,12 +194,11 @@ class Forkserver:
         return forked
 
 
-def _files_of(modules: Sequence[str]) -> tuple[tuple[str, int, int], ...]:
+def _files_of(modules: Mapping[str, str]) -> tuple[tuple[str, int, int], ...]:
     found = []
-    for name in modules:
-        path = getattr(sys.modules.get(name), "__file__", None)
+    for name, path in modules.items():
         with suppress(OSError):
-            status = os.stat(path or os.devnull)
+            status = os.stat(path)
             found.append((name, status.st_mtime_ns, status.st_ctime_ns))
     return tuple(found)
 

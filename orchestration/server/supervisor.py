@@ -164,6 +164,8 @@ class Supervisor:
 
         Raises OrchestrationError when the checkout cannot be used, or has not what is to be served.
         """
+        # It has more to import than anything here takes.
+        self.dagster.warm_up()
         self.sources.load()
         self.locations.start()
         self.background.start(partial(warn_of_dcpy, self.sources.file.products, self.root))
@@ -171,7 +173,6 @@ class Supervisor:
         claim = DatabaseClaim(self.background, self.folder) if is_shared else None
         # Before anybody else opens the instance: whoever is first creates it.
         creating = None if claim else self._create_instance()
-        self.dagster.warm_up()
         while not self.signals.has_stopped:
             self._wait()
             self.signals.watch()

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import json
 import pickle
 import queue
 import re
@@ -253,6 +254,19 @@ def test_a_question_to_the_database_makes_no_engine(
     assert not made
 
 
+def test_a_workspace_file_is_read_quickly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from dagster._core.workspace.load_target import WorkspaceFileTarget
+    from dagster_shared import yaml_utils
+
+    dagster_internals.preload()
+    monkeypatch.setattr(yaml_utils.DagsterYamlLoader, "__init__", None)
+    workspace = tmp_path / "workspace.yaml"
+    entry = {"grpc_server": {"location_name": "some", "socket": "a socket"}}
+    workspace.write_text(json.dumps({"load_from": [entry]}))
+    (origin,) = WorkspaceFileTarget(paths=[str(workspace)]).create_origins()
+    assert origin.location_name == "some"
+
+
 def test_a_queue_is_looked_at_where_something_has_changed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -382,7 +396,7 @@ def test_where_the_rehearsal_has_changed_servers_start_as_dagster_starts_them(
 def test_where_dagster_has_moved_its_names_up_serves_and_runs_without_them(tmp_path: Path) -> None:
     project = copy_project(tmp_path)
     pretend_done(project, "libraries", "build")
-    internals = project / "orchestration" / "server" / "dagster_internals.py"
+    internals = project / "orchestration" / "processes" / "dagster_internals.py"
     text = internals.read_text()
     assert "from dagster._core.launcher import" in text
     internals.write_text(text.replace("dagster._core.launcher", "dagster._core.moved_away"))
