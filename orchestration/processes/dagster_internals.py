@@ -8,6 +8,7 @@ import importlib
 import logging
 import os
 import re
+import sqlite3
 import sys
 import threading
 import time
@@ -83,6 +84,12 @@ PRELOADED_FOR_POSTGRES = (
     "sqlalchemy.dialects.postgresql.psycopg2",
 )
 
+# Of the databases that are asked all the time.
+STORAGES = (
+    "dagster._core.storage.runs.sqlite.sqlite_run_storage",
+    "dagster._core.storage.schedules.sqlite.sqlite_schedule_storage",
+)
+
 # The methods of a code server that are answered without it.
 LIST_REPOSITORIES = "ListRepositories"
 EXTERNAL_REPOSITORY = "ExternalRepository"
@@ -118,10 +125,32 @@ def _keep_engines() -> None:
 
     That is half of what a question takes, and the daemon asks some each second.
     """
-    for module in ("runs.sqlite.sqlite_run_storage", "schedules.sqlite.sqlite_schedule_storage"):
-        storage: Any = importlib.import_module(f"dagster._core.storage.{module}")
+    for storage in map(importlib.import_module, STORAGES):
         if not hasattr(storage.create_engine, "cache_info"):
-            storage.create_engine = cache(storage.create_engine)
+            setattr(storage, "create_engine", cache(storage.create_engine))  # noqa: B010
+
+
+def keep_databases_open() -> None:
+    """Has this process hold a connection to each SQLite database that it asks again and again.
+
+    Each question makes, and removes, the files beside it where no other connection is open, which
+    is most of what an idle daemon does. Not for a process that forks. Source: sqlite.org/wal.html.
+    """
+    held: dict[str, sqlite3.Connection] = {}
+
+    def keeping(create: Callable[..., Any]) -> Callable[..., Any]:
+        def create_engine(*args: Any, **names: Any) -> Any:
+            engine = create(*args, **names)
+            path = engine.url.database
+            if path not in held:
+                connection = held[path] = sqlite3.connect(path, check_same_thread=False)
+                connection.execute("PRAGMA schema_version")
+            return engine
+
+        return create_engine
+
+    for storage in map(importlib.import_module, STORAGES):
+        setattr(storage, "create_engine", keeping(storage.create_engine))  # noqa: B010
 
 
 def _read_workspaces_quickly() -> None:

@@ -131,7 +131,11 @@ class Supervisor:
         from orchestration.code_servers.code_locations import CodeLocations
         from orchestration.code_servers.dependencies import installation_of
         from orchestration.code_servers.subscriber import subscribe
-        from orchestration.processes.dagster_internals import refuse_keys, replace_watching
+        from orchestration.processes.dagster_internals import (
+            keep_databases_open,
+            refuse_keys,
+            replace_watching,
+        )
 
         locations = CodeLocations(
             sources=self.sources,
@@ -147,6 +151,7 @@ class Supervisor:
         def prepare() -> None:
             replace_watching(partial(subscribe, locations.subscribers))
             refuse_keys(check_key_of)
+            keep_databases_open()
 
         return locations, prepare
 

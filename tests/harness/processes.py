@@ -33,12 +33,18 @@ def orchestration(
 
 def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> bool:
     """Waits for the condition to hold; False when it does not within `seconds`."""
-    end = time.monotonic() + seconds
+    started = time.monotonic()
     while not condition():
-        if time.monotonic() > end:
+        waited = time.monotonic() - started
+        if waited > seconds:
             return False
-        time.sleep(0.02)
+        time.sleep(pause_after(waited))
     return True
+
+
+def pause_after(waited: float, least: float = 0.02) -> float:
+    """Seconds until the next look, after so many: each look costs what others wait for here."""
+    return min(max(waited / 10, least), 0.5)
 
 
 def is_running(pid: int) -> bool:

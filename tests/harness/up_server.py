@@ -23,7 +23,13 @@ from orchestration.catalog.names import TEAM_FILE
 from orchestration.instance.home import INNER
 from orchestration.instance.workers import WORKER_TAG, pid_of
 from orchestration.server.graphql import query
-from tests.harness.processes import ORCHESTRATION, is_running, orchestration, wait_until
+from tests.harness.processes import (
+    ORCHESTRATION,
+    is_running,
+    orchestration,
+    pause_after,
+    wait_until,
+)
 
 # Every process of a server has it in its environment, and no other has that value.
 MARK = "TEST_SERVER_MARK"
@@ -233,14 +239,14 @@ class Server:
         self._wait(is_named, f"{name} broken with {texts}", seconds)
 
     def _wait(self, condition: Callable[[], object], what: str, seconds: float) -> None:
-        end = time.monotonic() + seconds
+        started = time.monotonic()
         while not self._holds(condition):
+            waited = time.monotonic() - started
             assert self.process.poll() is None, f"`up` has ended:\n{self.output}"
-            assert time.monotonic() < end, (
+            assert waited < seconds, (
                 f"Not within {seconds:.0f} s: {what}.\n{self._shown()}\n{self.output}"
             )
-            # Questions cost the server a good part of a processor.
-            time.sleep(0.1)
+            time.sleep(pause_after(waited, least=0.1))
 
     def _holds(self, condition: Callable[[], object]) -> bool:
         try:
@@ -460,7 +466,11 @@ class Server:
 
     def wait_for_end(self, seconds: float = STOP_SECONDS) -> int:
         """The exit status of `up`, once nothing is left of it."""
-        assert wait_until(lambda: not self.processes(), seconds), (
+
+        def has_ended() -> bool:
+            return self.process.poll() is not None and not self.processes()
+
+        assert wait_until(has_ended, seconds), (
             f"left after {seconds:.0f} s: {self._describe(self.processes())}\n{self.output}"
         )
         left = [path.name for path in self._temporary.iterdir() if path != self.log]

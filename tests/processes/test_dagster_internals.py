@@ -254,6 +254,29 @@ def test_a_question_to_the_database_makes_no_engine(
     assert not made
 
 
+def test_a_question_to_the_database_makes_no_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for storage in map(importlib.import_module, dagster_internals.STORAGES):
+        monkeypatch.setattr(storage, "create_engine", vars(storage)["create_engine"])
+    with DagsterInstance.local_temp(str(tmp_path)):
+        pass
+
+    def files() -> dict[str, int]:
+        names = ("runs.db-wal", "schedules.db-wal")
+        return {name: path.stat().st_ino for name in names for path in tmp_path.rglob(name)}
+
+    dagster_internals.keep_databases_open()
+    with DagsterInstance.local_temp(str(tmp_path)) as instance:
+        instance.get_runs()
+        instance.all_instigator_state()
+        before = files()
+        instance.get_runs()
+        instance.all_instigator_state()
+        assert len(before) == 2
+        assert files() == before
+
+
 def test_a_workspace_file_is_read_quickly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from dagster._core.workspace.load_target import WorkspaceFileTarget
     from dagster_shared import yaml_utils
