@@ -239,6 +239,7 @@ def running(server: Server, command: bytes) -> list[int]:
     return [pid for pid in server.processes() if command in command_of(pid)]
 
 
+@pytest.mark.long
 def test_a_code_server_that_freezes_delays_no_reload_and_is_replaced(scene: Scene) -> None:
     server = scene.server
     frozen = server.wake("alone")

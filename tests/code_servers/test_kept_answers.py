@@ -376,6 +376,7 @@ def test_every_package_that_is_imported_counts(
     assert installation_of(list(sys.modules.values()), started) is None
 
 
+@pytest.mark.long
 def test_the_second_start_loads_what_has_changed_and_nothing_else(tmp_path: Path) -> None:
     project = copy_project(tmp_path)
     with serving(project) as server:

@@ -183,6 +183,7 @@ def test_the_real_products_and_templates_load(nyc: Path, monkeypatch: pytest.Mon
     )
 
 
+@pytest.mark.long
 def test_loading_never_imports_dcpy() -> None:
     # It costs 300 MB a location, and changes its whole process.
     script = f"""

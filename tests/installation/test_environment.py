@@ -153,6 +153,7 @@ def test_an_environment_is_made_anew_where_the_pins_have_changed_and_only_whole(
     assert set(place.environments(root).glob("venv-*")) == {first, second}
 
 
+@pytest.mark.long
 def test_what_cannot_be_installed_is_a_sentence_and_leaves_nothing(place: Place) -> None:
     root = place.checkout("checkout")
     text = PYPROJECT.replace("dependencies = []", 'dependencies = ["nobody-has-it"]')

@@ -194,6 +194,7 @@ OF_A_SERVER = RemoteJobOrigin(
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("origin", "tags"),
     [(None, {".dagster/repository": "__repository__@good"}), (OF_A_SERVER, {})],

@@ -118,6 +118,7 @@ def test_a_run_whose_process_is_killed_is_failed_at_once_however_far_it_had_come
     assert wait_until(lambda: not any(map(is_running, {pid, *below})), 15)
 
 
+@pytest.mark.long
 def test_a_gigabyte_of_output_fills_neither_disk_nor_memory_and_the_ui_answers(
     server: Server,
 ) -> None:

@@ -342,6 +342,7 @@ def check_every_instruction(result: Path, strike: Callable[[], None]) -> None:
     assert len(folders) == 2, "the last result and the one before"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("strike", [interrupt, kill_self])
 def test_a_result_is_whole_at_whichever_instruction_its_publication_ends(
     tmp_path: Path, strike: Callable[[], None]

@@ -85,6 +85,7 @@ def whose(build: Path) -> str:
     return texts[0].split()[0]
 
 
+@pytest.mark.long
 def test_one_version_twice_and_two_versions_of_a_template_on_an_empty_database(
     tmp_path: Path, lifecycle: Path, env: Mapping[str, str]
 ) -> None:

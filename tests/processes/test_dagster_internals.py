@@ -99,6 +99,7 @@ def load_answers(tmp_path: Path, text: str) -> tuple[dict[str, bytes], str | Non
     return answers
 
 
+@pytest.mark.long
 def test_answers_are_byte_by_byte_those_of_a_stock_code_server(tmp_path: Path) -> None:
     from dagster._api.list_repositories import sync_list_repositories_grpc
     from dagster._grpc.__generated__ import dagster_api_pb2
