@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
+from orchestration.lifecycle.child import CONTROL_SEQUENCE
 from orchestration.lifecycle.redaction import Redactor
 from orchestration.processes.forkserver import Process
 from orchestration.processes.tail import Tail
@@ -73,7 +74,9 @@ class Service:
         *lines, self._pending = (self._pending + chunk).split(b"\n")
         if self._pending and (not chunk or len(self._pending) > MAX_LINE):
             lines, self._pending = [*lines, self._pending], b""
-        texts = [self._redact.text(line.decode(errors="replace")) for line in lines]
+        # Dagster colours its lines for a terminal wherever they go.
+        shown = (CONTROL_SEQUENCE.sub("", line.decode(errors="replace")) for line in lines)
+        texts = [self._redact.text(text) for text in shown]
         for text in texts:
             self._tail.add(text)
         sys.stdout.write("".join(f"[{self.name}] {text}\n" for text in texts))

@@ -78,6 +78,8 @@ def test_a_run_of_all_four_stages_launched_as_the_ui_does_succeeds(server: Serve
     assert "branches to libraries.csv" in server.events(run)
     # Whose output it is can be told from the terminal, too.
     assert f"[run {run[:8]}] " in server.output
+    # It is a file that it goes to.
+    assert "\x1b" not in server.output
 
 
 def test_a_second_up_on_the_same_port_is_refused_with_a_sentence(server: Server) -> None:
