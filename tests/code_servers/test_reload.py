@@ -318,7 +318,8 @@ def test_without_watching_files_are_not_followed_until_somebody_asks(blind: Serv
     assert blind.command("generate").returncode == 0
     blind.reload_all()
     blind.wait_for_locations(*SAMPLE, "new_one")
-    assert blind.partitions("new_one") == set(STARTER_KEYS)
+    # They are made beside it.
+    blind.wait_for(lambda: blind.partitions("new_one") == set(STARTER_KEYS))
     after = blind.loads()
     assert not set(before.values()) & set(after.values())
     assert "noise_report" in contents(blind, "park_access")["assets"]
