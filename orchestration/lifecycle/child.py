@@ -124,7 +124,7 @@ def run(
     unrelated = reaper.descendants({os.getpid()})
     process = None
     try:
-        # Whoever is interrupted before there is a process to end would leave one behind.
+        # Whoever is interrupted while it starts would not know what to wait for.
         with _interrupts_held():
             process = subprocess.Popen(
                 [sys.executable, "-I", "-S", reaper.__file__, str(grace), *command],

@@ -16,10 +16,8 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, wraps
-from pathlib import Path
 from typing import Any
 
-import yaml
 from dagster import (
     DagsterInstance,
     DagsterRun,
@@ -37,7 +35,6 @@ from sqlalchemy.engine import make_url
 
 from orchestration import OrchestrationError
 from orchestration.catalog.checkout import checkout_root
-from orchestration.catalog.templated_yaml import YAML_LOADER
 from orchestration.instance.home import has_postgres
 
 # What a code server, a run's process, the webserver and the daemon import before they do anything.
@@ -116,7 +113,6 @@ def preload() -> None:
     streamed_methods()
     _watch_target()
     _keep_engines()
-    _read_workspaces_quickly()
     _look_for_queued_runs_where_there_may_be_some()
 
 
@@ -133,8 +129,8 @@ def _keep_engines() -> None:
 def keep_databases_open() -> None:
     """Has this process hold a connection to each SQLite database that it asks again and again.
 
-    Each question makes, and removes, the files beside it where no other connection is open, which
-    is most of what an idle daemon does. Not for a process that forks. Source: sqlite.org/wal.html.
+    Each question makes, and removes, the files beside it where no other connection is open. Not for
+    a process that forks. Source: sqlite.org/wal.html.
     """
     held: dict[str, sqlite3.Connection] = {}
 
@@ -151,15 +147,6 @@ def keep_databases_open() -> None:
 
     for storage in map(importlib.import_module, STORAGES):
         setattr(storage, "create_engine", keeping(storage.create_engine))  # noqa: B010
-
-
-def _read_workspaces_quickly() -> None:
-    """Has a process read a workspace file, such as 200 locations have, by libyaml: 30 times faster.
-
-    The name is of a module that the file was read in; where that has moved, nothing is gained.
-    """
-    load: Any = importlib.import_module("dagster._core.workspace.load")
-    load.load_yaml_from_path = lambda path: yaml.load(Path(path).read_bytes(), YAML_LOADER)
 
 
 def _look_for_queued_runs_where_there_may_be_some() -> None:

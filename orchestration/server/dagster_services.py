@@ -141,7 +141,7 @@ class DagsterServices:
     def write_workspace(self, entries: Sequence[Mapping[str, object]]) -> None:
         """Writes down which locations there are, for both to read."""
         new = self._workspace.with_suffix(".new")
-        # JSON is YAML, too, and written in no time.
+        # JSON is YAML, too, and quicker to write.
         new.write_text(json.dumps({"load_from": list(entries)}))
         new.replace(self._workspace)
 

@@ -3,7 +3,6 @@
 import ast
 import importlib
 import inspect
-import json
 import pickle
 import queue
 import re
@@ -276,19 +275,6 @@ def test_a_question_to_the_database_makes_no_file(
         instance.all_instigator_state()
         assert len(before) == 2
         assert files() == before
-
-
-def test_a_workspace_file_is_read_quickly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from dagster._core.workspace.load_target import WorkspaceFileTarget
-    from dagster_shared import yaml_utils
-
-    dagster_internals.preload()
-    monkeypatch.setattr(yaml_utils.DagsterYamlLoader, "__init__", None)
-    workspace = tmp_path / "workspace.yaml"
-    entry = {"grpc_server": {"location_name": "some", "socket": "a socket"}}
-    workspace.write_text(json.dumps({"load_from": [entry]}))
-    (origin,) = WorkspaceFileTarget(paths=[str(workspace)]).create_origins()
-    assert origin.location_name == "some"
 
 
 def test_a_queue_is_looked_at_where_something_has_changed(
