@@ -118,7 +118,7 @@ class Sources:
             is_due = sources or generated or self._is_behind
             if is_due and self._watches:
                 self._generate()
-            if generated or self.files.workspace_changed() or self._is_behind:
+            if generated or (is_due and self.files.workspace_changed()) or self._is_behind:
                 self._select()
             if is_due and self._complaint:
                 print("Everything can be read again.", flush=True)

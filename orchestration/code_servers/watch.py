@@ -33,7 +33,9 @@ class Watch:
     """
 
     def __init__(self, root: Path, deployment: Path, project: Path = PROJECT_ROOT) -> None:
-        self._root, self._deployment, self._project = root, deployment, project
+        self._root = root
+        self._products, self._workspace = str(root / PRODUCTS_FILE), str(project / WORKSPACE)
+        self._deployment, self._generated_by = str(deployment), str(project / "templates")
         self._modules = str(project / LOCATIONS)
         self._templates_folder = str(templates_folder(root))
         self._folders: dict[str, tuple[str, list[str]]] = {}
@@ -58,13 +60,13 @@ class Watch:
 
     def products_changed(self) -> bool:
         """Whether products.yml, deployment.yml or a template of what is generated has changed."""
-        templates = self._listed(str(self._project / "templates"), ".jinja")
-        files = [str(self._root / PRODUCTS_FILE), str(self._deployment), *templates]
+        templates = self._listed(self._generated_by, ".jinja")
+        files = [self._products, self._deployment, *templates]
         return self._has_changed("products", _fingerprint(files))
 
     def workspace_changed(self) -> bool:
         """Whether workspace.yaml has changed."""
-        return self._has_changed("workspace", _fingerprint([str(self._project / WORKSPACE)]))
+        return self._has_changed("workspace", _fingerprint([self._workspace]))
 
     def changed_locations(self) -> set[str]:
         """The locations that would load differently now."""
@@ -87,7 +89,7 @@ class Watch:
             own = self._listed(folder, ".yml", ".py")
             has_own = f"{folder}/{TEAM_FILE}" in own
             files += [file for file in own if has_own or file.endswith(".yml")]
-            files += others
+            files += [file for file in others if file not in own]
         if interpreter := self._interpreters.get(name):
             files += self._files_of(interpreter)
         return _fingerprint(files)

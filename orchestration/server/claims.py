@@ -20,7 +20,7 @@ class Claims:
 
     def __init__(self, home: Path) -> None:
         """Raises OrchestrationError where another `up` has one of them."""
-        self._home = home
+        self._home, self._results = home, lifecycle_dir()
         self._files = [
             open(home / LOCK, "w"),  # noqa: SIM115
             open(PROJECT_ROOT / LOCATIONS / "__init__.py"),  # noqa: SIM115
@@ -36,12 +36,11 @@ class Claims:
 
     def are_there(self) -> bool:
         """Whether Dagster's state is still in its place. Results that are gone are nobody's end."""
-        results = lifecycle_dir()
-        if not results.is_dir():
-            make_private(results)
+        if not self._results.is_dir():
+            make_private(self._results)
             print(
-                f"{results} is gone, with every result in it; it has been made anew. Dagster still "
-                "lists those results: materialize again what is needed.",
+                f"{self._results} is gone, with every result in it; it has been made anew. Dagster "
+                "still lists those results: materialize again what is needed.",
                 flush=True,
             )
         with suppress(FileNotFoundError):
