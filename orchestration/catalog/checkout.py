@@ -28,7 +28,7 @@ def checkout_root(environ: Mapping[str, str] = os.environ, project: Path = PROJE
     `project` upwards; else the bundled sample.
     """
     if configured := environ.get("DATA_ENGINEERING_ROOT"):
-        return Path(configured).expanduser().absolute()
+        return Path(os.path.expanduser(configured)).absolute()
     for folder in (project, *project.parents):
         if is_checkout(folder):
             return folder
@@ -96,7 +96,7 @@ def interpreter_path(root: Path, configured: str) -> Path:
     """
     found = shutil.which(configured) if os.path.basename(configured) == configured else None
     # Not by way of its links, which would leave its environment.
-    return Path(os.path.abspath(root / Path(found or configured).expanduser()))
+    return Path(os.path.abspath(root / os.path.expanduser(found or configured)))
 
 
 def templates_folder(root: Path) -> Path:

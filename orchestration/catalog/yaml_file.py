@@ -1,5 +1,6 @@
 """A YAML file as plain data, with the line of every place in it, and all that is wrong with it."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from orchestration import OrchestrationError
 MAX_FILE_BYTES = 1_000_000
 MAX_NODES = 100_000
 MAX_DEPTH = 20
+CONFLICT = re.compile(r"^<{7} ", re.MULTILINE)
 MERGE_TAG = "tag:yaml.org,2002:merge"
 
 Place = tuple[str | int, ...]
@@ -66,6 +68,10 @@ def _compose(path: Path, text: str) -> yaml.MappingNode:
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
+        if conflict := CONFLICT.search(text):
+            line = text.count("\n", 0, conflict.start()) + 1
+            message = "a merge conflict begins here; resolve it"
+            raise YamlFileError(path, [Problem(line, message)]) from error
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
         raise YamlFileError(path, [Problem(line, f"not valid YAML: {error.problem}")]) from error
@@ -75,6 +81,9 @@ def _compose(path: Path, text: str) -> yaml.MappingNode:
         raise YamlFileError(path, [Problem(line, message)]) from error
     except RecursionError as error:
         raise YamlFileError(path, [Problem(1, "nested too deeply")]) from error
+    # What PyYAML lets through for a number that is too large, of a character or of a version.
+    except (ValueError, OverflowError) as error:
+        raise YamlFileError(path, [Problem(1, f"not valid YAML: {error}")]) from error
     if isinstance(node, yaml.MappingNode):
         return node
     is_list = isinstance(node, yaml.SequenceNode)

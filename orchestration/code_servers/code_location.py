@@ -166,7 +166,7 @@ class CodeLocation:
         if kept := self._kept():
             self._loaded_from, self.load_seconds = loaded_from, KEPT_LOAD_SECONDS
             with suppress(FileNotFoundError):
-                for line in self._log_path.read_text(errors="replace").splitlines():
+                for line in self._log_path.read_text("utf-8", "replace").splitlines():
                     print(f"[{self.name}] {line}")
             self.take(kept)
 
@@ -308,7 +308,7 @@ class CodeLocation:
         try:
             # Whoever starts from what is kept is to read it, too.
             if loader.tail:
-                self._log_path.write_text(loader.tail)
+                self._log_path.write_text(loader.tail, encoding="utf-8")
             else:
                 self._log_path.unlink(missing_ok=True)
             answers = read_answers(self._answers_path)

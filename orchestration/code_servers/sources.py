@@ -124,10 +124,15 @@ class Sources:
                 print("Everything can be read again.", flush=True)
                 self._is_behind, self._complaint = False, ""
             return self.files.changed_locations() if self._watches else set()
-        except (OrchestrationError, OSError) as error:
+        # Whatever it is that a file holds: it must not end what is served.
+        except Exception as error:
+            is_expected = isinstance(error, OrchestrationError | OSError)
+            complaint = str(error) if is_expected else f"{type(error).__name__}: {error}"
             # What the system refuses now it may do later; what is wrong in a file it never will.
-            is_known = self._is_behind and self._complaint == str(error)
-            self._is_behind, self._complaint = isinstance(error, OSError), str(error)
+            is_known = self._is_behind and self._complaint == complaint
+            self._is_behind, self._complaint = isinstance(error, OSError), complaint
             if not is_known:
-                print(f"{error}\nNothing was changed; everything goes on as it was.", flush=True)
+                print(
+                    f"{complaint}\nNothing was changed; everything goes on as it was.", flush=True
+                )
             return set()

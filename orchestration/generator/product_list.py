@@ -144,7 +144,15 @@ def _workflow(root: Path, folder: str, unknown: list[str]) -> _Workflow | None:
         commands = [command for job in jobs for command in _after_load(job, f"products/{folder}")]
         variables = [data.get("env") or {}, *(job.get("env") or {} for job in jobs)]
         databases = [str(env["BUILD_ENGINE_DB"]) for env in variables if "BUILD_ENGINE_DB" in env]
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError, KeyError) as error:
+    # What PyYAML lets through (ValueError, …), and what is not where a workflow has it.
+    except (
+        yaml.YAMLError,
+        ValueError,
+        ArithmeticError,
+        LookupError,
+        AttributeError,
+        TypeError,
+    ) as error:
         unknown.append(f"{path} is not a workflow that can be read ({error})")
         return None
     known = [name for name in databases if "${{" not in name]

@@ -54,7 +54,7 @@ def prepare_dagster_home() -> Path:
     """
     chosen = os.environ.get("DAGSTER_HOME")
     default = state_folder() / ".dagster"
-    home = Path(chosen).expanduser().absolute() if chosen else default
+    home = Path(os.path.expanduser(chosen)).absolute() if chosen else default
     if home.name == INNER:
         home = home.parent
     results = make_private(lifecycle_dir())

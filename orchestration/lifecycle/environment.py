@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -49,7 +50,7 @@ def dcpy_python(chosen: str | None, environ: Mapping[str, str] = os.environ) -> 
         this = Path(environ.get(PROJECT_PYTHON) or sys.executable)
         return (own if own.exists() else this), False
     # Absolute, since it is started in another working directory.
-    return Path(shutil.which(configured) or configured).expanduser().absolute(), True
+    return Path(os.path.expanduser(shutil.which(configured) or configured)).absolute(), True
 
 
 def problem_with_interpreter(interpreter: Path) -> str | None:
@@ -155,7 +156,7 @@ def build_environment(
 
 def env_file_path(configured: str, root: Path) -> Path:
     """Where the file is that a product's `env_file` names; `root` is the checkout."""
-    return root / Path(configured).expanduser()
+    return root / os.path.expanduser(configured)
 
 
 def product_environment(product: Product, root: Path) -> tuple[dict[str, str], set[str]]:
@@ -168,6 +169,9 @@ def product_environment(product: Product, root: Path) -> tuple[dict[str, str], s
         return dict(product.env), set()
     path = env_file_path(product.env_file, root)
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            # Whoever reads a pipe may wait for ever.
+            raise OrchestrationError(f"its env_file {path} is not a file. Put one there.")
         bindings = list(parse_stream(StringIO(path.read_text(encoding="utf-8"))))
     except OSError as error:
         raise OrchestrationError(
@@ -177,7 +181,8 @@ def product_environment(product: Product, root: Path) -> tuple[dict[str, str], s
     except UnicodeDecodeError as error:
         raise OrchestrationError(f"its env_file {path} is not UTF-8 text") from error
     for binding in bindings:
-        if binding.error or (binding.key and binding.value is None):
+        is_variable = not binding.error and (not binding.key or binding.value is not None)
+        if not is_variable or "\0" in binding.original.string:
             raise OrchestrationError(
                 f"{path}:{binding.original.line}: not a line of the form NAME=value"
             )

@@ -36,7 +36,7 @@ def lifecycle_dir(environ: Mapping[str, str] = os.environ, project: Path = PROJE
     The latter is the checkout's own.
     """
     if configured := environ.get("DCPY_LIFECYCLE_DATA_DIR"):
-        return Path(configured).expanduser().absolute()
+        return Path(os.path.expanduser(configured)).absolute()
     return state_folder(environ, project) / ".lifecycle"
 
 

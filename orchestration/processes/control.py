@@ -114,8 +114,11 @@ def decoded(line: bytes) -> Request:
     try:
         fields = json.loads(line)
         kind = REQUESTS[fields.pop("do")]
+        for name, value in fields.items():
+            if not isinstance(value, list if name == "command" else str):
+                raise TypeError(name)
         return kind(**fields)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"not understood: {line.decode(errors='replace')}") from error
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestration.catalog.checkout import interpreter_path
 from orchestration.lifecycle.environment import base_environment, build_environment, dcpy_python
 
 ROOT, LIFECYCLE = Path("/checkout"), Path("/lifecycle")
@@ -137,6 +138,11 @@ def test_an_interpreter_is_found_from_another_working_directory_too(
     # The steps run in the checkout, Dagster in the project.
     monkeypatch.chdir(tmp_path)
     assert dcpy_python(".venv/bin/python", {})[0] == tmp_path / ".venv" / "bin" / "python"
+
+
+def test_an_interpreter_of_an_unknown_user_is_one_that_does_not_exist() -> None:
+    assert not dcpy_python("~nobody-here/python", {})[0].exists()
+    assert not interpreter_path(Path("/nowhere"), "~nobody-here/python").exists()
 
 
 def test_an_interpreter_can_be_named_as_in_a_shell(
