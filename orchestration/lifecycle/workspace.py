@@ -25,6 +25,8 @@ from orchestration.lifecycle.results import LOCK_FILE
 
 # Where a file goes that a build left in its folder and, with other content, in its output folder.
 SECOND_PLACE = "product_folder"
+# What the result's own log, and what was found in its tables, are called.
+TAKEN = ("build.log", "build.tables.json")
 NOT_OUTPUT = "__pycache__"
 
 
@@ -109,7 +111,17 @@ class Workspace:
         self._write_state()
 
     def collect(self, logger: logging.Logger) -> None:
-        """Moves what the build has made or changed in its folder to the output folder."""
+        """Moves what the build has made or changed in its folder to the output folder.
+
+        Raises OrchestrationError where a link in the output folder leads to nothing.
+        """
+        self._keep_linked()
+        for name in TAKEN:
+            if os.path.lexists(self.output / name):
+                place = self.output / SECOND_PLACE / name
+                place.parent.mkdir(exist_ok=True)
+                (self.output / name).rename(place)
+                logger.warning(f"{name} is the name of a file of ours; see {SECOND_PLACE}/{name}")
         for path in list(_files(self.product)):
             name = str(path.relative_to(self.product))
             if not self._is_changed(name):
@@ -128,6 +140,21 @@ class Workspace:
             logger.warning(
                 f"Not kept, as it was written outside the product's folder: {', '.join(strays)}"
             )
+
+    def _keep_linked(self) -> None:
+        """Puts what they lead to in the place of links from the output folder to the workspace."""
+        for path in [path for path in _files(self.output) if path.is_symlink()]:
+            first = Path(os.path.abspath(path.parent / os.readlink(path)))
+            target = Path(os.path.realpath(path))
+            if self.folder not in (*first.parents, *target.parents):
+                continue
+            if not target.exists():
+                raise OrchestrationError(
+                    f"{path.relative_to(self.output)} in the output folder is a link to {first}, "
+                    "which is not there. Have the build write a file, or remove the link."
+                )
+            path.unlink()
+            _copy_of(target, path)
 
     def _link_checkout(self) -> None:
         here, source = self.checkout, self.root
@@ -186,14 +213,13 @@ class Workspace:
             target.is_file() and loaded.is_file() and filecmp.cmp(target, loaded, shallow=False)
         )
         blocked = any(parent.is_file() for parent in target.parents)
-        is_free = not os.path.lexists(target) and not blocked
+        is_free = not os.path.lexists(target) and not blocked and name not in TAKEN
         return target if is_free or is_as_loaded else self.output / SECOND_PLACE / name
 
     def _move(self, path: Path, target: Path) -> None:
         if path.is_symlink() and path.exists() and path.resolve().is_relative_to(self.folder):
             # What it leads to does not stay.
-            copy = shutil.copytree if path.is_dir() else shutil.copy2
-            copy(path.resolve(), target)
+            _copy_of(path.resolve(), target)
         else:
             path.replace(target)
 
@@ -218,6 +244,11 @@ def _files(folder: Path) -> Iterator[Path]:
         links = [name for name in folders if os.path.islink(os.path.join(where, name))]
         folders[:] = [name for name in folders if name != NOT_OUTPUT]
         yield from (Path(where, name) for name in [*files, *links])
+
+
+def _copy_of(source: Path, target: Path) -> None:
+    copy = shutil.copytree if source.is_dir() else shutil.copy2
+    copy(source, target)
 
 
 def _print(path: Path) -> list[int]:

@@ -152,6 +152,39 @@ def test_a_file_that_is_in_both_folders_is_kept_twice(
     assert "product_folder/rows.csv" in caplog.text
 
 
+def test_what_a_link_in_the_output_folder_leads_to_stays(build: Runner, lifecycle: Path) -> None:
+    built = build(
+        """
+        echo made > made.csv; mkdir tables; echo 1 > tables/one.csv
+        cd "$BUILD_ENV_OUTPUT_DIR"
+        ln -s "$OLDPWD/data/codes.csv" old.csv; ln -s "$OLDPWD/made.csv" link.csv
+        ln -s "$OLDPWD/tables" t; echo own > own.csv; ln -s own.csv latest.csv; ln -s loop loop
+        """
+    )
+    kept = result(lifecycle)
+    assert (kept / "old.csv").read_text() == "code\n1\n"
+    assert (kept / "link.csv").read_text() == (kept / "made.csv").read_text() == "made\n"
+    assert (kept / "t" / "one.csv").read_text() == "1\n"
+    assert os.readlink(kept / "latest.csv") == "own.csv"
+    assert {"file": "link.csv", "bytes": 5} in built.outputs
+
+
+def test_a_link_in_the_output_folder_that_leads_nowhere_is_a_failure(build: Runner) -> None:
+    said = "Product 'roads': gone.csv in the output folder is a link to .*which is not there"
+    with pytest.raises(StageFailed, match=said):
+        build('ln -s "$PWD/gone.csv" "$BUILD_ENV_OUTPUT_DIR"')
+
+
+@pytest.mark.parametrize("folder", [".", "$BUILD_ENV_OUTPUT_DIR"])
+def test_a_builds_own_file_that_is_called_as_its_log_is_kept(
+    build: Runner, lifecycle: Path, caplog: pytest.LogCaptureFixture, folder: str
+) -> None:
+    build(f'echo said; echo mine > "{folder}/build.log"; mkdir "{folder}/build.tables.json"')
+    assert (result(lifecycle) / "product_folder" / "build.log").read_text() == "mine\n"
+    assert (result(lifecycle) / "build.log").read_text() == "said\n"
+    assert "product_folder/build.log" in caplog.text
+
+
 def test_what_is_written_beside_the_products_folder_is_named(
     build: Runner, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -265,6 +298,7 @@ def test_a_products_variables_reach_its_build_and_the_secret_ones_are_masked(
     [
         (None, "its env_file .*roads.env cannot be read: No such file"),
         (b"A=1\nB\n", r"roads.env:2: not a line of the form NAME=value"),
+        (b"A=1\nB=\0\n", r"roads.env:2: not a line of the form NAME=value"),
         (b"\xff", "roads.env is not UTF-8 text"),
     ],
 )
@@ -275,6 +309,17 @@ def test_an_env_file_that_cannot_be_used_names_the_product(
         (root / "roads.env").write_bytes(content)
     with pytest.raises(StageFailed, match=f"Product 'roads': .*{said}"):
         build("true", env_file="roads.env")
+
+
+def test_an_env_file_that_is_a_pipe_is_not_waited_for(build: Runner, root: Path) -> None:
+    os.mkfifo(root / "roads.env")
+    with pytest.raises(StageFailed, match=r"its env_file .*roads.env is not a file"):
+        build("true", env_file="roads.env")
+
+
+def test_what_is_in_the_home_of_an_unknown_user_does_not_exist(build: Runner) -> None:
+    with pytest.raises(StageFailed, match=r"its env_file .*/~nobody-here/x cannot be read"):
+        build("true", env_file="~nobody-here/x")
 
 
 def test_a_checkout_that_can_only_be_read_is_built(
