@@ -43,6 +43,7 @@ from orchestration.definitions.schedules import build_schedules
 from orchestration.definitions.team import with_team_definitions
 from orchestration.lifecycle.checks import BUILD_CHECKS
 from orchestration.lifecycle.dbt import known_tests
+from orchestration.lifecycle.redaction import Redactor
 from orchestration.lifecycle.results import lifecycle_dir, product_builds
 from orchestration.lifecycle.stages import run_stage
 
@@ -205,7 +206,10 @@ def build_stage_asset(
                 kinds=kinds,
                 metadata={
                     "product": MetadataValue.json(
-                        product.model_dump(mode="json", exclude_defaults=True)
+                        # Whoever sees the UI sees this.
+                        Redactor(product.env).data(
+                            product.model_dump(mode="json", exclude_defaults=True)
+                        )
                     ),
                     "recipe": MetadataValue.text(recipe),
                 },

@@ -6,6 +6,7 @@ not marked, or by another lifecycle folder, is somebody else's.
 
 import json
 import logging
+import re
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -19,6 +20,16 @@ CONNECT_SECONDS = 5
 # In the lifecycle folder: what tells its builds from those of another one in the same database.
 IDENTITY = ".identity"
 MARK = "orchestration"
+# What libpq does not read as something else than it is meant: in what it says of that it quotes
+# what it has found, which may be a part of the password.
+ADDRESS = re.compile(
+    r"postgresql://([^@/]*@)?(\[[^]@/]*\]|[^@/:,]*)(:\d+)?(,(\[[^]@/]*\]|[^@/:,]*)(:\d+)?)*(/[^@]*)?"
+)
+NO_ADDRESS = (
+    "BUILD_ENGINE_SERVER and BUILD_ENGINE_DB give no address of a database, such as "
+    "postgresql://user:password@host:5432/database. In a password, write `@`, `/`, `:` and `%` as "
+    "%40, %2F, %3A and %25."
+)
 COMMENTS = """
 select nspname, obj_description(oid, 'pg_namespace') from pg_namespace
 where obj_description(oid, 'pg_namespace') like %s
@@ -111,21 +122,29 @@ def drop(schema: Schema) -> None:
     _execute(schema.dsn, "drop schema if exists {} cascade", schema.name)
 
 
-def _query(dsn: str, text: str, *values: str) -> list[tuple[Any, ...]]:
+def _connect(dsn: str) -> Any:
     import psycopg2
+    from psycopg2.extensions import parse_dsn
 
-    connected = closing(psycopg2.connect(dsn, connect_timeout=CONNECT_SECONDS))
-    with connected as connection, connection.cursor() as cursor:
+    try:
+        is_address = ADDRESS.fullmatch(dsn) and parse_dsn(dsn)
+    except psycopg2.ProgrammingError:
+        is_address = False
+    if not is_address:
+        raise psycopg2.ProgrammingError(NO_ADDRESS)
+    return psycopg2.connect(dsn, connect_timeout=CONNECT_SECONDS)
+
+
+def _query(dsn: str, text: str, *values: str) -> list[tuple[Any, ...]]:
+    with closing(_connect(dsn)) as connection, connection.cursor() as cursor:
         cursor.execute(text, values)
         return list(cursor.fetchall())
 
 
 def _execute(dsn: str, text: str, name: str, *values: str) -> None:
-    import psycopg2
     from psycopg2 import sql
 
-    connected = closing(psycopg2.connect(dsn, connect_timeout=CONNECT_SECONDS))
-    with connected as connection, connection, connection.cursor() as cursor:
+    with closing(_connect(dsn)) as connection, connection, connection.cursor() as cursor:
         cursor.execute(sql.SQL(text).format(sql.Identifier(name)), values)
 
 

@@ -220,6 +220,12 @@ def test_a_product_whose_recipe_is_broken_loads(
     assert list(asset(locations["park_access"], "park_access", "plan").deps) != []
 
 
+def test_the_value_of_a_secret_variable_is_not_shown() -> None:
+    env = {"SOCRATA_TOKEN": "hunter2-hunter2", "BUILD_ENGINE_DB": "db-roads"}
+    plan = asset(product_definitions(id="roads", build_command="true", env=env), "roads", "plan")
+    assert plan.metadata["product"].value["env"] == env | {"SOCRATA_TOKEN": "***"}
+
+
 def test_an_asset_says_what_it_is_about(monkeypatch: pytest.MonkeyPatch) -> None:
     locations = locations_of(SAMPLE_ROOT, monkeypatch)
     plan = asset(locations["libraries"], "libraries", "plan")

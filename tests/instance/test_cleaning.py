@@ -337,5 +337,12 @@ def test_the_schema_of_a_build_goes_with_it_and_nobody_elses_does(
     assert {own["2-b"], own["main"], "somebodys", "others"} <= set(left)
     assert not [schema for schema in left if schema.startswith(own["1-a"])]
 
+    # libpq would quote what it takes for a port.
+    environ = {**env, "BUILD_ENGINE_SERVER": "postgresql://u:pa55word/secret@127.0.0.1"}
+    wrong = Place(place.project, {**place.env, **environ})
+    told = wrong.clean("--keep", "1", "--older-than", "15d")
+    assert "give no address of a database" in told
+    assert "pa55word" not in told and "secret" not in told
+
     postgres.stop()
     assert "cannot be looked at" in place.clean("--keep", "1", "--older-than", "15d", "--yes")
