@@ -9,6 +9,7 @@ import gc
 import multiprocessing
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -26,6 +27,8 @@ from orchestration.processes import console
 SCRIPTS = ("dagster", "dagster-webserver", "dagster-daemon")
 # Of at most 1000. To raise it needs no privilege, to lower it does. Source: proc(5).
 GIVEN_UP_FIRST = 500
+# The supervisor and the broker have some for each location; many systems begin with 256 or 1024.
+MOST_OPEN_FILES = 4096
 HANDLED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -175,9 +178,9 @@ class Forkserver:
         process = multiprocessing.get_context("fork").Process(
             target=_in_fork, args=(work, env, output, has_session)
         )
+        before = _open_files()
         # A signal that came before the fork has handlers of its own would be lost on it.
         signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
-        before = _open_files()
         try:
             process.start()
         except OSError:
@@ -192,6 +195,14 @@ class Forkserver:
         if is_expendable:
             _give_up_first(forked)
         return forked
+
+
+def allow_open_files() -> None:
+    """Lets this process, and what it starts, have as many open files as are needed here."""
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_OPEN_FILES if most == resource.RLIM_INFINITY else min(most, MOST_OPEN_FILES)
+    if allowed != resource.RLIM_INFINITY and allowed < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _files_of(modules: Mapping[str, str]) -> tuple[tuple[str, int, int], ...]:
@@ -232,7 +243,7 @@ def _in_fork(
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED_SIGNALS)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    os.closerange(3, os.sysconf("SC_OPEN_MAX") if os.sysconf("SC_OPEN_MAX") < 4096 else 4096)
+    os.closerange(3, MOST_OPEN_FILES)
     console.settle_fork()
     os.environ.clear()
     os.environ.update(env)

@@ -21,9 +21,11 @@ class Claims:
     def __init__(self, home: Path) -> None:
         """Raises OrchestrationError where another `up` has one of them."""
         self._home, self._results = home, lifecycle_dir()
+        clone = PROJECT_ROOT / LOCATIONS / "__init__.py"
         self._files = [
             open(home / LOCK, "w"),  # noqa: SIM115
-            open(PROJECT_ROOT / LOCATIONS / "__init__.py"),  # noqa: SIM115
+            # On NFS only what can be written to can be locked. Source: flock(2).
+            open(clone, "a" if os.access(clone, os.W_OK) else "r"),  # noqa: SIM115
         ]
         for file, what in zip(self._files, (home, PROJECT_ROOT), strict=True):
             try:

@@ -33,7 +33,7 @@ from orchestration.processes.background import (
     follow,
     warn_of_dcpy,
 )
-from orchestration.processes.forkserver import Forkserver, Process
+from orchestration.processes.forkserver import Forkserver, Process, allow_open_files
 from orchestration.processes.orphans import Orphans
 from orchestration.processes.service import Service
 from orchestration.processes.signals import Signals
@@ -300,6 +300,7 @@ def any_location() -> Definitions:
 def main() -> int:
     """Runs the supervisor; `up` starts it in a process of its own."""
     console.settle(waits=False)
+    allow_open_files()
     settings = json.loads(sys.argv[1])
     selection = Selection(settings.pop("only"), settings.pop("owners"))
     try:

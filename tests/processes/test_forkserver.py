@@ -3,6 +3,7 @@
 import errno
 import os
 import selectors
+import signal
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,17 @@ def test_a_process_that_is_refused_leaves_nothing_open(monkeypatch: pytest.Monke
         forkserver.call(lambda: None, env={}, output=1)
     # What earlier processes have left is closed with the next.
     assert set(os.listdir("/dev/fd")) <= before
+
+
+def test_where_no_file_can_be_opened_signals_still_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(_: str) -> list[str]:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    forkserver = Forkserver(False, any_location)
+    monkeypatch.setattr(os, "listdir", none_left)
+    with pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
+        forkserver.call(lambda: None, env={}, output=1)
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_a_location_that_is_refused_a_process_is_loaded_as_soon_as_there_is_room(
