@@ -160,13 +160,17 @@ def assert_works_without_its_definitions(server: Server, name: str) -> None:
 def test_a_product_that_is_added_while_others_hang_is_served_within_10_seconds(
     scene: Scene,
 ) -> None:
+    write_definitions(scene.server, "greedy", "import time; time.sleep(3600)")
+    scene.server.wait_for_output("[greedy] reloading")
     products = scene.server.products
     products.write_text(products.read_text() + "- {id: late, build_command: 'true'}\n")
     scene.server.wait_for(
         lambda: scene.server.locations().get("late", "not there") is None, seconds=10
     )
-    assert not scene.reported_seconds.done()
+    assert "[greedy] It did not load" not in scene.server.output
     assert_answers_at_once(scene.server, "late")
+    write_definitions(scene.server, "greedy", REPAIRED.format(asset="greedy_goes_on"))
+    scene.server.wait_for(lambda: scene.server.asset("greedy_goes_on"))
 
 
 @pytest.mark.parametrize("fault", FAULTS)

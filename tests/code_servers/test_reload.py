@@ -106,10 +106,17 @@ def changed(before: dict[str, int], after: dict[str, int]) -> set[str]:
     return {name for name in before if before[name] != after[name]}
 
 
+def save(file: Path, text: str) -> None:
+    """In one step, so that nobody sees a half, and what is counted is loaded once."""
+    new = file.with_suffix(".new")
+    new.write_text(text)
+    new.replace(file)
+
+
 def replace(file: Path, old: str, new: str) -> None:
     text = file.read_text()
     assert old in text
-    file.write_text(text.replace(old, new))
+    save(file, text.replace(old, new))
 
 
 def test_a_new_product_is_served_and_can_be_run_and_goes_again_when_it_is_removed(
@@ -209,7 +216,7 @@ def test_saving_a_recipe_reloads_its_location_and_lineage_and_owners_follow(serv
     templates = server.checkout / "ingest_templates"
     text = (templates / "qpl_libraries.yml").read_text()
     new = templates / "new_libraries.yml"
-    new.write_text(text.replace("qpl_libraries", "new_libraries"))
+    save(new, text.replace("qpl_libraries", "new_libraries"))
     server.wait_for(lambda: server.asset("ingest", "new_libraries"), PROMISED_SECONDS)
     server.wait_for(lambda: "new_libraries" in sources(server, "libraries"), PROMISED_SECONDS)
     server.wait_for(

@@ -28,6 +28,7 @@ from orchestration.catalog.checkout import (
 from orchestration.catalog.names import STAGES
 from orchestration.catalog.products import read_products_file
 from orchestration.definitions.ingest import ingest_definitions
+from orchestration.definitions.product import product_definitions
 from orchestration.generator.render import LOCATIONS, WORKSPACE, render
 from tests.harness.processes import orchestration
 
