@@ -13,6 +13,7 @@ import click
 
 from orchestration import OrchestrationError, counted
 from orchestration.catalog.checkout import (
+    PROJECT_ROOT,
     checkout_root,
     product_folder,
     products_file,
@@ -24,13 +25,14 @@ if TYPE_CHECKING:
     from orchestration.cli.forks import Tell
 
 PLACE = re.compile(r"(?P<file>/[^:\n]*)(:(?P<line>\d+))?: (?P<text>.*)", re.DOTALL)
-EPILOG = """\b
+EPILOG = f"""\b
 Examples:
   python3 -m orchestration check
   python3 -m orchestration check --json
 As a pre-commit hook, in the checkout's .pre-commit-config.yaml:
-  {id: orchestration, name: products, language: system, pass_filenames: false,
-   entry: env DATA_ENGINEERING_ROOT=. python3 -m orchestration check}
+  {{id: orchestration, name: products, language: system, pass_filenames: false,
+   entry: env DATA_ENGINEERING_ROOT=. PYTHONPATH={PROJECT_ROOT}
+   python3 -m orchestration check}}
 """
 
 
@@ -54,6 +56,7 @@ def command(as_json: bool) -> int:
     Nothing is run or written. Exit 1 if there is a problem.
     """
     from orchestration.catalog.products import ProductsFile, read_products_file
+    from orchestration.generator.generate import unmatched_patterns
 
     root = checkout_root()
     listed = ProductsFile(products=())
@@ -64,6 +67,8 @@ def command(as_json: bool) -> int:
         problems += _of_error(root, products_file(root), error)
     else:
         problems += _of_deployment(root, listed.products)
+        name = _relative(root, str(products_file(root)))
+        problems += [Problem(name, None, text) for text in unmatched_patterns(listed, root)]
     problems += _of_recipes(root, listed.products)
     templates, of_templates = _of_templates(root)
     problems += of_templates

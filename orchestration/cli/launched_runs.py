@@ -56,7 +56,7 @@ query Events($id: ID!, $cursor: String) {
     __typename
     ... on MessageEvent { message stepKey timestamp }
     ... on ExecutionStepFailureEvent {
-      error { message }
+      error { message className }
       failureMetadata { description metadataEntries { label ... on PathMetadataEntry { path } } }
     }
     ... on MaterializationEvent { metadataEntries {
@@ -213,6 +213,8 @@ class LaunchedRuns:
                 known = {label: value for label, value in shown.items() if value is not None}
                 return {"materialized": asset, **known}
             case "ExecutionStepFailureEvent":
+                if (event["error"] or {}).get("className") == "DagsterExecutionInterruptedError":
+                    return {"interrupted": asset}
                 said = event["failureMetadata"] or {}
                 entries = {entry["label"]: entry for entry in said.get("metadataEntries") or ()}
                 error = said.get("description") or (event["error"] or {}).get("message", "")

@@ -70,6 +70,10 @@ def command(product: str, owner: tuple[str, ...], description: str | None) -> in
     slug = slug_of(product)
     if not product.strip():
         raise OrchestrationError("The product has no name. Give it one, such as housing.")
+    if re.search(r"[/\\]|^\.|^-", product):
+        raise OrchestrationError(
+            f"{product!r} is no name of a product. Give it one, such as housing."
+        )
     folder = product_folder(root, slug)
     if folder.exists():
         raise OrchestrationError(f"{folder} is there already. Choose another name.")

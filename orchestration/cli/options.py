@@ -62,6 +62,8 @@ class Config(click.ParamType[dict[str, Any]]):
             data = yaml.safe_load(text)
         except (yaml.YAMLError, ValueError, OSError) as error:
             self.fail(f"{place} cannot be read: {error}", param, ctx)
+        if isinstance(data, str) and place != text:
+            self.fail(f"{text!r} is neither a file nor a mapping, such as 'push: true'", param, ctx)
         if not isinstance(data, dict) or not all(isinstance(name, str) for name in data):
             self.fail(f"{place} must be a mapping, such as 'push: true'", param, ctx)
         return data

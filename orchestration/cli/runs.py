@@ -134,6 +134,11 @@ def selected_runs(
     # An interpreter of a location's own executes runs, too, and may have an older click.
     from orchestration.cli.options import with_storage
 
+    if not (selection or everything or owner or group) and _is_selection(catalog, partition):
+        key = "20260101" if partition.startswith(f"{INGEST}/") else "main"
+        raise OrchestrationError(
+            f"The partition is missing. Write it after what is selected: {partition} {key}"
+        )
     selections = catalog.choose(selection, everything=everything, owners=owner, groups=group)
     options = with_storage(config or {}, push=push, latest=latest)
     runs: list[Run] = []
@@ -148,6 +153,14 @@ def selected_runs(
         run.after = [ingesting[name] for name in sorted(upstream & set(ingesting))]
         run.check_partition()
     return runs
+
+
+def _is_selection(catalog: Catalog, text: str) -> bool:
+    try:
+        catalog.select(text)
+    except OrchestrationError:
+        return False
+    return True
 
 
 class Display(Protocol):

@@ -90,6 +90,8 @@ class Catalog:
     def _hint(self, text: str) -> str:
         names = {p.id for p in self.products} | {p.slug for p in self.products}
         name, slash, stage = text.partition("/")
+        if text in self.template_ids:
+            return f" Did you mean {INGEST}/{text}?"
         if name not in names:
             close = _close(name, names) or ""
             if not close and not slash and (close := _close(text, self.template_ids) or ""):
@@ -188,7 +190,13 @@ class Catalog:
                 raise OrchestrationError(
                     f"There is no ingest group {name!r} in products.yml. There are: {known}."
                 )
-            yield found.job, found.members(self.template_ids), found.version
+            members = found.members(self.template_ids)
+            if not members:
+                raise OrchestrationError(
+                    f"There is no template in the ingest group {name!r}, which is of "
+                    f"{', '.join(found.templates)}. Mend its `templates` in products.yml."
+                )
+            yield found.job, members, found.version
 
     def upstream(self, selection: Selection) -> set[str]:
         """The ids of the templates whose data the selected assets take in."""

@@ -1,5 +1,6 @@
 """The part of the locations that a team serves."""
 
+import difflib
 from collections.abc import Sequence
 
 from orchestration import OrchestrationError
@@ -27,9 +28,11 @@ class Selection:
         slugs = {product.id: product.slug for product in products}
         names = [slugs.get(name, name) for name in self._names]
         if unknown := [name for name in names if name not in everything]:
+            close = difflib.get_close_matches(unknown[0], everything, n=1)
             raise OrchestrationError(
                 f"--only names no location: {', '.join(unknown)}. "
-                f"There are: {', '.join(everything)}."
+                + (f"Did you mean {close[0]}? " if close else "")
+                + f"There are: {', '.join(everything)}."
             )
         wanted = set(self.owners(products))
         owned = {p.slug for p in products if set(p.owners) & wanted}

@@ -1,9 +1,11 @@
 """Writes what is generated: each file in one step, and none that somebody else wrote."""
 
 import difflib
+import fcntl
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,8 +108,26 @@ def _read(path: Path) -> str | None:
 def write(changes: Sequence[Change], project: Path = PROJECT_ROOT) -> None:
     """Makes the changes: first the modules, then the workspace that names them, then the removals.
 
-    Each file changes in one step, and none does before all that is new is on the disk.
+    Each file changes in one step, and none does before all that is new is on the disk. Who writes
+    at the same time waits.
     """
+    with _alone(project):
+        _write(changes, project)
+
+
+@contextmanager
+def _alone(project: Path) -> Iterator[None]:
+    folder = os.open(project, os.O_RDONLY)
+    try:
+        # Not everywhere can a folder be locked.
+        with suppress(OSError):
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _write(changes: Sequence[Change], project: Path) -> None:
     for folder in (project, project / LOCATIONS, project / FOLDER):
         for leftover in folder.glob(f".*{TEMPORARY_SUFFIX}"):
             leftover.unlink(missing_ok=True)
@@ -147,11 +167,8 @@ def _write_beside(path: Path, text: str) -> str:
     return name
 
 
-def warnings(file: ProductsFile, root: Path) -> list[str]:
-    """A sentence for each product that cannot be planned, and each pattern that means no template.
-
-    That is as the checkout is; it may be another one when they are needed.
-    """
+def unmatched_patterns(file: ProductsFile, root: Path) -> list[str]:
+    """A sentence for each pattern of an ingest group that means no template of the checkout."""
     found = []
     template_ids = [path.stem for path in templates_folder(root).glob("[!.]*.yml")]
     for group in file.ingest.groups:
@@ -159,6 +176,15 @@ def warnings(file: ProductsFile, root: Path) -> list[str]:
             close = difflib.get_close_matches(pattern, template_ids, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
             found.append(f"ingest group {group.name!r}: no template is called {pattern}{hint}")
+    return found
+
+
+def warnings(file: ProductsFile, root: Path) -> list[str]:
+    """A sentence for each product that cannot be planned, and each pattern that means no template.
+
+    That is as the checkout is; it may be another one when they are needed.
+    """
+    found = unmatched_patterns(file, root)
     for product in file.products:
         folder = product_folder(root, product.folder)
         missing = folder if not folder.is_dir() else folder / product.recipe

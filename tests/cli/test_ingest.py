@@ -50,6 +50,20 @@ def test_a_source_that_does_not_say_its_version_is_a_failure_that_stops_no_other
     assert "Template 'dcp_capital_projects': it needs a version" in result.stderr
 
 
+def test_a_group_of_no_template_is_not_ingested_in_silence(checkout: Path) -> None:
+    products = checkout / "products" / "products.yml"
+    text = products.read_text()
+    assert '"*_libraries"' in text
+    products.write_text(text.replace('"*_libraries"', '"*_librarie"'))
+    with pytest.raises(
+        OrchestrationError, match=r"no template in .* 'city libraries', which is of"
+    ):
+        list(Catalog(checkout).ingest_groups(["city libraries"]))
+    result = orchestration("check", env={"DATA_ENGINEERING_ROOT": str(checkout)})
+    assert "products/products.yml: ingest group 'city libraries': no template" in result.stdout
+    assert result.returncode == 1
+
+
 def test_a_group_is_selected_as_those_of_the_ui_are() -> None:
     assert [each.name for each in Catalog(SAMPLE_ROOT).group("city libraries")] == [
         f"ingest/{name}" for name in LIBRARIES

@@ -211,6 +211,12 @@ def test_at_a_terminal_there_are_colours_and_what_goes_on(workplace: Workplace) 
     ("arguments", "said"),
     [
         (["main"], "Nothing is selected."),
+        (
+            ["left/plan"],
+            "The partition is missing. Write it after what is selected: left/plan main",
+        ),
+        (["bpl_libraries", "v1"], "Did you mean ingest/bpl_libraries?"),
+        (["--config", "nowhere.yml", "left", "main"], "neither a file nor a mapping"),
         (["--latest", "ingest/bpl_libraries", "v1"], "--latest needs --push"),
         (["--config", "[1]", "left", "main"], "must be a mapping"),
         (["--config", "{", "left", "main"], "cannot be read"),

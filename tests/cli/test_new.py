@@ -78,6 +78,8 @@ def test_it_can_be_built_at_once(
         (["libraries"], "is there already"),
         (["park-access"], "would both be called"),
         (["ingest"], "is taken"),
+        (["../x"], "is no name of a product"),
+        (["parks/north"], "is no name of a product"),
         ([" "], "has no name"),
         (["fresh", "--owner", "nobody"], "must be an e-mail address"),
     ],

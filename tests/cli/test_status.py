@@ -166,12 +166,13 @@ def test_launch_says_what_is_not_served(server: Server) -> None:
     assert result.stderr.startswith(f"The server at {server.url} does not serve libraries/plan.")
 
 
-def test_ctrl_c_in_launch_leaves_the_run_to_the_server(server: Server) -> None:
+def launching(server: Server, key: str) -> subprocess.Popen[str]:
+    """Launches a build that takes long, and follows it."""
     (server.product_folder("park_access") / "build.sh").write_text("touch begun; sleep 60\n")
-    pretend_done(server.project, "park_access", "load", "2026-2_slow")
+    pretend_done(server.project, "park_access", "load", key)
     env = {**os.environ, "DATA_ENGINEERING_ROOT": str(server.checkout)}
-    process = subprocess.Popen(
-        [*ORCHESTRATION, "launch", "park_access/build", "2026-2_slow", *server.where],
+    return subprocess.Popen(
+        [*ORCHESTRATION, "launch", "park_access/build", key, *server.where],
         cwd=server.project,
         env=env,
         stdin=subprocess.DEVNULL,
@@ -179,7 +180,22 @@ def test_ctrl_c_in_launch_leaves_the_run_to_the_server(server: Server) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    with process:
+
+
+def test_a_launched_run_that_somebody_cancels_is_cancelled_and_no_failure(server: Server) -> None:
+    with launching(server, "2026-2_cancelled") as process:
+        assert process.stdout
+        run_id = process.stdout.readline().split()[-1]
+        server.wait_for_run(run_id, "STARTED")
+        server.cancel(run_id)
+        told, _ = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "park_access/build was interrupted, and what it had started was ended." in told
+    assert "Dagster" not in told
+
+
+def test_ctrl_c_in_launch_leaves_the_run_to_the_server(server: Server) -> None:
+    with launching(server, "2026-2_slow") as process:
         assert process.stdout
         run_id = process.stdout.readline().split()[-1]
         server.wait_for_run(run_id, "STARTED")

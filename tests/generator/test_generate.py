@@ -1,5 +1,6 @@
 import ast
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestration import OrchestrationError
-from orchestration.catalog.checkout import PROJECT_ROOT, SAMPLE_ROOT
+from orchestration.catalog.checkout import PROJECT_ROOT, SAMPLE_ROOT, products_file
 from orchestration.catalog.ingest_groups import Ingest
 from orchestration.catalog.products import Product, ProductsFile, read_products, read_products_file
-from orchestration.generator.generate import Change, generate, warnings, write
+from orchestration.generator.generate import (
+    Change,
+    generate,
+    pending_changes,
+    warnings,
+    write,
+)
 from orchestration.generator.render import HEADER, LOCATIONS, WORKSPACE, render
 from tests.harness.processes import orchestration, tree
 
@@ -194,6 +201,20 @@ def test_what_a_killed_generator_left_is_cleaned_up(project: Path) -> None:
         (folder / ".libraries.py.x1.generating").write_text("half a fi")
     generate(SAMPLE_ROOT, project)
     assert not list(project.rglob("*.generating"))
+
+
+def test_those_who_write_at_once_leave_each_others_files_alone(project: Path) -> None:
+    file = read_products_file(products_file(SAMPLE_ROOT))
+    changes = [Change(path, None, text) for path, text in render(file).items()]
+
+    def again() -> None:
+        for _ in range(30):
+            write(changes, project)
+
+    with ThreadPoolExecutor() as pool:
+        for writing in [pool.submit(again) for _ in range(4)]:
+            writing.result()
+    assert not pending_changes(file, project)
 
 
 def test_a_write_that_fails_leaves_everything_as_it_was(project: Path) -> None:

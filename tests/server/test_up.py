@@ -308,7 +308,8 @@ def test_an_unknown_name_is_an_error_that_lists_what_there_is(products: list[Pro
     with pytest.raises(OrchestrationError) as error:
         Selection(["pluto", "plutto", "cpdb"], []).locations(products)
     assert str(error.value) == (
-        "--only names no location: plutto, cpdb. There are: ingest, pluto, facilities_db, colp."
+        "--only names no location: plutto, cpdb. Did you mean pluto? There are: ingest, pluto, "
+        "facilities_db, colp."
     )
 
 
