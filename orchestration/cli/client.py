@@ -18,7 +18,8 @@ LOCATIONS_QUERY = """
     ... on RepositoryLocation { dagsterLibraryVersions { name version } repositories {
       assetNodes { isExecutable assetKey { path } }
       schedules {
-        name cronSchedule scheduleState { status } futureTicks(limit: 1) { results { timestamp } }
+        name cronSchedule executionTimezone
+        scheduleState { status } futureTicks(limit: 1) { results { timestamp } }
       }
     } }
   }
@@ -64,7 +65,7 @@ class LocationStatus:
     """The state of each stage's last run."""
     owners: Sequence[str] = ()
     schedules: Sequence[Mapping[str, Any]] = ()
-    """Each with its `name`, `cron`, whether it `is_on`, and when it is `next`."""
+    """Each with its `name`, `cron`, `timezone`, whether it `is_on`, and when it is `next`."""
     partitions: Sequence[str] = ()
     last_good: Moment | None = None
     """The last build that went well."""
@@ -135,7 +136,9 @@ def _of_stage(run: Mapping[str, Any] | None, step: str) -> str:
         return str(run["status"])
     steps = {each["stepKey"]: each["status"] for each in run["stepStats"]}
     # One whose turn never came has not failed: what failed is the one before.
-    return "SKIPPED" if step not in steps else steps[step] or run["status"]
+    state = "SKIPPED" if step not in steps else steps[step] or run["status"]
+    # Who is cancelled is interrupted, which Dagster counts as a failure of the step.
+    return run["status"] if state == "FAILURE" else state
 
 
 def _owner(owner: Mapping[str, str]) -> str:
@@ -190,6 +193,7 @@ def _schedules(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
         {
             "name": schedule["name"],
             "cron": schedule["cronSchedule"],
+            "timezone": schedule["executionTimezone"] or "UTC",
             "is_on": schedule["scheduleState"]["status"] == "RUNNING",
             "next": schedule["futureTicks"]["results"][0]["timestamp"],
         }

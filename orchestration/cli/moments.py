@@ -22,10 +22,11 @@ class Moment:
 
 
 def schedule_lines(schedules: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """A line for each: its `name` and `cron`, and when it is `next`, where it `is_on`."""
+    """A line for each: its `name`, `cron` and `timezone`; in this machine's, when it is `next`."""
     for schedule in schedules:
         due = local(schedule["next"]) if schedule["is_on"] else "off"
-        yield f"  schedule     {schedule['name']} ({schedule['cron']}): {due}"
+        times = f"{schedule['cron']}, {schedule['timezone']}"
+        yield f"  schedule     {schedule['name']} ({times}): {due}"
 
 
 def last_lines(last_good: Moment | None, last_failed: Moment | None) -> Iterator[str]:
@@ -34,6 +35,9 @@ def last_lines(last_good: Moment | None, last_failed: Moment | None) -> Iterator
         yield f"  last good    {last_good.partition}, {local(last_good.time)}"
     if last_failed:
         failed = f"{last_failed.partition}, {local(last_failed.time)}"
+        is_mended = last_good and last_good.partition == last_failed.partition
+        if last_good and is_mended and last_good.time > last_failed.time:
+            failed += ", good since"
         yield f"  last failed  {failed}: {last_failed.why or 'nobody knows why'}"
 
 

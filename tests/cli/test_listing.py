@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from orchestration.cli.moments import Moment, last_lines
 from tests.harness.processes import ORCHESTRATION
 from tests.harness.up_server import checkout_of, copy_project, pretend_done, write_products
 
@@ -82,3 +83,12 @@ def test_ingest_templates_are_there_too(listed: dict[str, Any]) -> None:
     names = [template["name"] for template in listed["ingest_templates"]]
     assert len(names) == 7
     assert set(names) <= set(listed["text"].splitlines())
+
+
+def test_a_failure_that_has_been_mended_is_said_to_be() -> None:
+    failed = Moment("main", 1000.0, "No data.")
+    assert next(last_lines(None, failed)).endswith(": No data.")
+    [_, line] = last_lines(Moment("other", 2000.0), failed)
+    assert "good since" not in line
+    [_, line] = last_lines(Moment("main", 2000.0), failed)
+    assert line.endswith(", good since: No data.")
