@@ -40,7 +40,7 @@ from orchestration.definitions.interpreter import Interpreter
 from orchestration.instance.deaths import note_death, note_deaths
 from orchestration.instance.home import open_instance
 from orchestration.instance.partitions import add_partition
-from orchestration.instance.workers import WORKER_TAG, process_identity
+from orchestration.instance.workers import WORKER_TAG, mark_host, process_identity
 from orchestration.lifecycle.results import locked
 
 # Dagster's own: of the tags that a run has for its pools.
@@ -80,6 +80,7 @@ def _executed(run: Run, tell: Tell) -> State:
     ops = op_config(definitions, keys, run.config)
     set_name = selection.partition_set
     with ExitStack() as stack:
+        stack.enter_context(mark_host())
         instance = stack.enter_context(
             open_instance(lambda instance: add_partition(instance, set_name, run.partition))
         )

@@ -11,6 +11,7 @@ from orchestration import OrchestrationError
 from orchestration.catalog.checkout import PROJECT_ROOT
 from orchestration.generator.render import LOCATIONS
 from orchestration.instance.home import LOCK
+from orchestration.instance.workers import mark_host
 from orchestration.lifecycle.results import lifecycle_dir, make_private
 from orchestration.processes.background import Background
 
@@ -35,6 +36,7 @@ class Claims:
                     f"Another `up` runs on {what}, which is for one only. End it, or run this one "
                     "in a clone of its own, with a DAGSTER_HOME of its own."
                 ) from None
+        self._mark = mark_host()
 
     def are_there(self) -> bool:
         """Whether Dagster's state is still in its place. Results that are gone are nobody's end."""

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,9 +12,17 @@ import pytest
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, job
 
 from orchestration.instance.deaths import note_deaths
-from orchestration.instance.workers import WORKER_TAG, has_ended, process_identity
+from orchestration.instance.home import POSTGRES_VARIABLE
+from orchestration.instance.workers import (
+    WORKER_TAG,
+    has_ended,
+    is_elsewhere,
+    mark_host,
+    process_identity,
+)
 from orchestration.processes.dagster_internals import WorkerStatus
 from orchestration.runs.run_launcher import ForkedRunLauncher
+from tests.harness.forks import forked
 from tests.harness.processes import is_running, wait_until
 from tests.harness.up_server import Server, copy_project, pretend_done, serving, write_products
 
@@ -159,8 +168,9 @@ def test_a_run_whose_process_has_died_can_be_cancelled(
 
 
 def test_a_process_of_another_host_is_never_taken_for_a_dead_one_of_this(
-    launcher: ForkedRunLauncher, ended: str
+    launcher: ForkedRunLauncher, ended: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(POSTGRES_VARIABLE, "postgresql://many@hosts/have-it")
     instance = launcher._instance
     elsewhere = ended.partition("@")[0] + "@no.such.host"
     run = instance.create_run_for_job(
@@ -176,7 +186,52 @@ def test_a_process_of_another_host_is_never_taken_for_a_dead_one_of_this(
     assert after.status is DagsterRunStatus.STARTED
 
 
-def test_a_process_that_runs_is_told_from_those_that_do_not() -> None:
+def test_a_run_that_has_died_is_seen_when_the_host_has_another_name_by_then(
+    launcher: ForkedRunLauncher, ended: str
+) -> None:
+    instance = launcher._instance
+    alive = process_identity(os.getpid())
+    dead, living = (
+        instance.create_run_for_job(
+            empty,
+            status=DagsterRunStatus.STARTED,
+            tags={WORKER_TAG: identity.partition("@")[0] + "@an.earlier.name"},
+        )
+        for identity in (ended, alive)
+    )
+    assert launcher.check_run_worker_health(dead).status is WorkerStatus.FAILED
+    assert launcher.check_run_worker_health(living).status is WorkerStatus.RUNNING
+    note_deaths(instance)
+    after = [instance.get_run_by_id(run.run_id) for run in (dead, living)]
+    assert [run and run.status.value for run in after] == ["FAILURE", "STARTED"]
+
+
+def work_as(name: str, ready: Path) -> None:
+    socket.gethostname = lambda: name
+    with mark_host():
+        ready.touch()
+        signal.pause()
+
+
+@pytest.mark.parametrize("database", ["", "postgresql://many@hosts/have-it"])
+def test_a_run_in_a_container_beside_this_one_goes_on_as_long_as_that_is_there(
+    ended: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: str
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.setenv(POSTGRES_VARIABLE, database)
+    # Of its processes nothing is to be seen here.
+    identity = ended.partition("@")[0] + "@8f2c"
+    with forked(work_as, "8f2c", tmp_path / "ready", log=tmp_path / "log") as beside:
+        assert wait_until((tmp_path / "ready").exists), beside.output
+        assert not has_ended(identity)
+        assert is_elsewhere(identity)
+        beside.kill()
+        assert wait_until(lambda: has_ended(identity))
+
+
+def test_a_process_that_runs_is_told_from_those_that_do_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     identity = process_identity(process.pid)
     assert not has_ended(identity)
@@ -193,4 +248,5 @@ def test_a_process_that_runs_is_told_from_those_that_do_not() -> None:
     process.wait()
     assert has_ended(identity)
     # As identities were before they named their host: it may be of another one's process.
+    monkeypatch.setenv(POSTGRES_VARIABLE, "postgresql://many@hosts/have-it")
     assert not has_ended(identity.partition("@")[0])
