@@ -18,6 +18,12 @@ REPOSITORY_TAG = ".dagster/repository"
 """Dagster's tag by which its UI finds a run's location: its value ends in `@` and the name."""
 PARTITION_TAG = "dagster/partition"
 """Dagster's tag that says which partition a run makes."""
+LAUNCHES_TAG = "orchestration/launches"
+"""The tag of a run that waits for runs which it launches.
+
+Were there as many of these as runs may go on at a time, all would wait for ever: Dagster's
+configuration allows for one.
+"""
 ASSET_JOB = "__ASSET_JOB"
 """Dagster's job that makes any of a location's assets."""
 

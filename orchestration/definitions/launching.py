@@ -29,6 +29,7 @@ from orchestration.catalog.ingest_groups import SOURCE
 from orchestration.catalog.ingest_templates import read_templates
 from orchestration.catalog.names import (
     INGEST,
+    LAUNCHES_TAG,
     PARTITION_TAG,
     REPOSITORY_TAG,
     ingest_partition_set,
@@ -77,7 +78,7 @@ def build_launch_job(
     def launch(context: OpExecutionContext) -> None:
         Launch(context, ingest()).launch_all(templates, context.op_config["version"])
 
-    @job(name=name, description=description)
+    @job(name=name, description=description, tags={LAUNCHES_TAG: "true"})
     def launching() -> None:
         launch()
 

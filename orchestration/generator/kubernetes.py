@@ -13,7 +13,7 @@ import yaml
 
 from orchestration import OrchestrationError
 from orchestration.catalog.kubernetes import Kubernetes
-from orchestration.catalog.names import OPERATIONS, location_names
+from orchestration.catalog.names import LAUNCHES_TAG, OPERATIONS, location_names
 from orchestration.catalog.products import Product, ProductsFile
 
 FOLDER = Path("kubernetes")
@@ -114,8 +114,13 @@ def _main_release(
             "type": "K8sRunLauncher",
             "config": {"k8sRunLauncher": {"imagePullPolicy": "IfNotPresent"}},
         },
-        # Every product and every ingest template is a pool: one run of it at a time.
-        "concurrency": {"pools": {"granularity": "run", "defaultLimit": 1}},
+        # Every product and every ingest template is a pool: one run of it at a time. Of runs that
+        # wait for others, which they launch, there is one.
+        "concurrency": {
+            "enabled": True,
+            "pools": {"granularity": "run", "defaultLimit": 1},
+            "runs": {"tagConcurrencyLimits": [{"key": LAUNCHES_TAG, "limit": 1}]},
+        },
         "scheduler": {
             "type": "DagsterDaemonScheduler",
             "config": {"daemonScheduler": {"maxTickRetries": 5}},

@@ -20,6 +20,7 @@ from orchestration.catalog.products import ProductsFile, read_products_file
 from orchestration.generator.generate import Change, pending_changes, write
 from orchestration.generator.kubernetes import VALUES, dns_label, kubernetes_files, release_of
 from orchestration.generator.render import WORKSPACE, render
+from orchestration.instance.home import CONFIGURATION
 
 PRODUCTS = """\
 defaults: {owners: ["team:planning"]}
@@ -101,6 +102,19 @@ def test_every_location_is_a_deployment_of_its_own(file: ProductsFile) -> None:
         assert deployment["image"]["repository"] == "registry.example.org:5000/data-products"
         assert deployment["image"]["tag"] == "2026.1"
     assert values["postgresql"]["postgresqlHost"] == "db.internal"
+
+
+def test_a_cluster_has_the_limits_of_one_machine(file: ProductsFile) -> None:
+    limits = yaml.safe_load(CONFIGURATION.read_text())["concurrency"]
+    # The chart leaves them out unless they are enabled.
+    assert main_release(file)["concurrency"] == {
+        "enabled": True,
+        "pools": {
+            "granularity": limits["pools"]["granularity"],
+            "defaultLimit": limits["pools"]["default_limit"],
+        },
+        "runs": {"tagConcurrencyLimits": limits["runs"]["tag_concurrency_limits"]},
+    }
 
 
 def test_a_product_has_its_variables_its_secrets_and_its_resources(file: ProductsFile) -> None:

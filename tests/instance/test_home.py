@@ -161,7 +161,8 @@ def test_what_the_users_file_decides_holds_and_is_said(
 @pytest.mark.parametrize(
     ("theirs", "limit", "said"),
     [
-        ({"runs": {"tag_concurrency_limits": []}}, 1, ""),
+        ({"runs": {"tag_concurrency_limits": []}}, 1, "concurrency.runs.tag_concurrency_limits"),
+        ({"pools": {"op_granularity_run_buffer": 0}}, 1, ""),
         ({"runs": {"max_concurrent_runs": 9}}, 1, "concurrency.runs.max_concurrent_runs"),
         ({"pools": {"default_limit": 2}}, 2, "concurrency.pools.default_limit"),
         ({"default_op_concurrency_limit": 3}, 3, "concurrency"),

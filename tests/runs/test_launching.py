@@ -24,7 +24,10 @@ def server(
     for product in data["products"]:
         if product["id"] == "libraries":
             product["schedule"] = "on_new_inputs"
-    groups = [{"name": "Weekly look", "templates": ["[bq]pl_*", "dcp_*"]}]
+    groups = [
+        {"name": "Weekly look", "templates": ["[bq]pl_*", "dcp_*"]},
+        {"name": "Systems", "templates": ["[bnq]*pl_libraries", "library_systems"]},
+    ]
     products.write_text(yaml.safe_dump({**data, "ingest": {"groups": groups}}))
     with serving(project, env=sample_dcpy) as server:
         yield server
@@ -96,3 +99,16 @@ def test_a_version_that_cannot_be_one_is_refused(server: Server) -> None:
     run = launch(server, "libraries", job, launch_config(job, "../x"))
     server.wait_for_run(run, "FAILURE")
     assert launched_by(server, run) == []
+
+
+def test_as_many_jobs_at_once_as_runs_may_go_on_leave_room_for_those_that_they_wait_for(
+    server: Server,
+) -> None:
+    keys = [f"2025010{number}" for number in range(1, 5)]
+    job = "ingest_Systems"
+    looks = [launch(server, "ingest", job, launch_config(job, key)) for key in keys]
+    for look in looks:
+        server.wait_for_run(look, seconds=120)
+    for each in launched_by(server, looks[-1]):
+        server.wait_for_run(each, seconds=60)
+    assert versions(server, "library_systems") >= {*keys}
