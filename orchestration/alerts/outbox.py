@@ -40,18 +40,27 @@ def put(folder: Path, message: Message, moment: float) -> None:
     _write(outbox / f"{moment * 1e6:.0f}-{mark}.json", entry)
 
 
-def deliver(folder: Path, addresses: Sequence[str], complain: Callable[[str], None]) -> None:
+def deliver(
+    folder: Path,
+    addresses: Sequence[str],
+    complain: Callable[[str], None],
+    *,
+    are_all: bool = True,
+) -> None:
     """Sends what waits to each of the addresses, once. What cannot be sent is sent later.
 
-    `complain` is told what could not, without what is secret in the address. Nothing is done
-    where somebody else is sending.
+    `complain` is told what could not, without what is secret in the address. Unless these
+    `are_all` there are, what was sent waits for the others. Nothing is done where somebody else is
+    sending.
     """
     with locked_if_free(make_private(folder / "outbox")) as is_free:
         if is_free:
-            _deliver(folder, addresses, complain)
+            _deliver(folder, addresses, complain, are_all)
 
 
-def _deliver(folder: Path, addresses: Sequence[str], complain: Callable[[str], None]) -> None:
+def _deliver(
+    folder: Path, addresses: Sequence[str], complain: Callable[[str], None], are_all: bool
+) -> None:
     end = time.monotonic() + BATCH_SECONDS
     for path, entry in _waiting(folder):
         if time.monotonic() > end:
@@ -67,7 +76,8 @@ def _deliver(folder: Path, addresses: Sequence[str], complain: Callable[[str], N
                     entry["done"].append(mark)
                     _write(path, entry)
         if not problems:
-            path.unlink()
+            if are_all:
+                path.unlink()
             continue
         entry["attempts"] += 1
         delay = min(FIRST_DELAY_SECONDS * 2 ** (entry["attempts"] - 1), MAX_DELAY_SECONDS)

@@ -25,6 +25,7 @@ from dagster import (
 from orchestration import OrchestrationError, counted
 from orchestration.alerts import ledger, outbox
 from orchestration.alerts.conditions import (
+    Troubles,
     failed_cleaning,
     failed_ticks,
     full_disks,
@@ -83,16 +84,17 @@ def _of_runs(name: str, status: DagsterRunStatus) -> SensorDefinition:
 )
 def alerts(context: SensorEvaluationContext) -> SkipReason:
     """Looks at locations, schedules, sensors and disks, and sends what there is to be sent."""
-    file = read_products_file(products_file(checkout_root()))
+    file, why = _read_file()
     notify, folder = file.notify or Notify(), _folder(context.instance)
-    _note_troubles(context.instance, file, notify, folder)
+    _note_troubles(context.instance, file, why, folder)
     _note_digest(context.instance, notify, folder)
 
     def complain(text: str) -> None:
         context.log.warning(text)
         print(text, flush=True)
 
-    outbox.deliver(folder, addresses(notify), complain)
+    # Those whom the file names are told once it can be read.
+    outbox.deliver(folder, addresses(notify), complain, are_all=not why)
     return SkipReason("All that there was to tell is told, or is tried again.")
 
 
@@ -100,7 +102,7 @@ def note_run(instance: DagsterInstance, run: DagsterRun) -> None:
     """Notes what a run that has ended tells of its subjects; what is news is to be sent."""
     record = instance.get_run_record_by_id(run.run_id)
     ended = (record and record.end_time) or time.time()
-    file = read_products_file(products_file(checkout_root()))
+    file, _ = _read_file()
     link = _link(file.notify or Notify(), f"/runs/{run.run_id}")
     folder = _folder(instance)
     for told in told_by(instance, run):
@@ -108,6 +110,14 @@ def note_run(instance: DagsterInstance, run: DagsterRun) -> None:
             if message := _news(instance, run, told, file.products, known, ended, link):
                 # Before the ledger is written: killed in between, this is done again.
                 outbox.put(folder, message, ended)
+
+
+def _read_file() -> tuple[ProductsFile, str]:
+    """What products.yml says, nothing where it cannot be read; and why it cannot."""
+    try:
+        return read_products_file(products_file(checkout_root())), ""
+    except OrchestrationError as error:
+        return ProductsFile(products=()), str(error)
 
 
 def _news(
@@ -137,15 +147,18 @@ def _news(
     return Message("failure", f"{told.name} failed", "\n".join(filter(None, body)))
 
 
-def _note_troubles(
-    instance: DagsterInstance, file: ProductsFile, notify: Notify, folder: Path
-) -> None:
+def _note_troubles(instance: DagsterInstance, file: ProductsFile, why: str, folder: Path) -> None:
+    notify = file.notify or Notify()
     found = {
         "Schedule": failed_ticks(instance, "SCHEDULE"),
         "Sensor": failed_ticks(instance, "SENSOR"),
-        "Cleaning": failed_cleaning(file.retention),
-        "Disk": full_disks([make_private(lifecycle_dir()), folder], notify.disk_free_gb),
+        "File": Troubles({products_file(checkout_root()).name: why} if why else {}),
     }
+    # Else it is not known whether these are to be told.
+    if not why:
+        found["Cleaning"] = failed_cleaning(file.retention)
+        folders = [make_private(lifecycle_dir()), folder]
+        found["Disk"] = full_disks(folders, notify.disk_free_gb)
     if url := os.environ.get(URL_VARIABLE):
         # A webserver that is about to be started again will be asked the next time.
         with suppress(OSError):
@@ -158,7 +171,7 @@ def _note_troubles(
             news, well = known.observe(kind, broken, unknown=troubles.unknown, time=now)
             for name in sorted(news):
                 whose = owners_of(name.rpartition(" of ")[2], owners)
-                link = _link(notify, PAGES.get(kind, "/locations"))
+                link = _link(notify, PAGES.get(kind, ""))
                 lines = filter(None, [redact.text(broken[name]), whose, link])
                 title = f"{kind} {name}: {TITLES[kind]}"
                 outbox.put(folder, Message("failure", title, "\n".join(lines)), now)
@@ -172,10 +185,16 @@ TITLES = {
     "Sensor": "could not look",
     "Cleaning": "failed",
     "Disk": "nearly full",
+    "File": "cannot be read",
     "Location": "cannot be loaded",
     f"{TEAM_FILE} of": "cannot be used",
 }
-PAGES = {"Schedule": "/automation", "Sensor": "/automation", "Cleaning": "", "Disk": ""}
+PAGES = {
+    "Schedule": "/automation",
+    "Sensor": "/automation",
+    "Location": "/locations",
+    f"{TEAM_FILE} of": "/locations",
+}
 
 
 def _note_digest(instance: DagsterInstance, notify: Notify, folder: Path) -> None:

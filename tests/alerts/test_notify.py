@@ -281,6 +281,29 @@ def test_a_cleaning_that_fails_is_told_once(
     assert webhook.titles[1:] == ["Cleaning by night is well again"]
 
 
+def test_while_products_yml_cannot_be_read_that_is_told_and_nothing_is_lost(
+    company: Company, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_the_environment = Webhook()
+    monkeypatch.setenv("APPRISE_URLS", of_the_environment.url)
+    with receiving(of_the_environment):
+        company.write(urls=[webhook.url])
+        good = company.products.read_text()
+        company.products.write_text("products: [\n")
+        company.build("false", "1-x")
+        for _ in range(3):
+            company.look()
+        told = ["own (x) failed", "File products.yml: cannot be read"]
+        assert of_the_environment.titles == told
+        assert f"{company.products}:2: " in of_the_environment.got[1]["message"]
+        assert webhook.titles == []
+        company.products.write_text(good)
+        for _ in range(2):
+            company.look()
+    told.append("File products.yml is well again")
+    assert of_the_environment.titles == webhook.titles == told
+
+
 def test_a_digest_tells_once_a_day_what_is_broken(company: Company, webhook: Webhook) -> None:
     company.write(urls=[webhook.url], digest="00:00")
     company.build("false")
