@@ -1,7 +1,7 @@
 """The inputs that a recipe names, read without dcpy."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ class RecipeInputs:
     """The ids, each once, in order: the recipe's own, then those of its base recipe."""
     warning: str | None = None
     """What somebody who wrote the recipe would not expect."""
+    pinned: frozenset[tuple[str, str]] = frozenset()
+    """The ids with the versions that are to be taken, where the recipe names one."""
 
 
 def recipe_inputs(recipe: Path) -> RecipeInputs:
@@ -41,7 +43,20 @@ def recipe_inputs(recipe: Path) -> RecipeInputs:
                 f"{further.name}: dcpy reads the first one only. Add to {recipe.name} what it "
                 f"needs of {further.name}."
             )
-    return RecipeInputs(tuple(dict.fromkeys(datasets)), warning)
+    names = tuple(dict.fromkeys(name for name, _ in datasets))
+    return RecipeInputs(names, warning, _pinned(datasets))
+
+
+def locked_versions(lock: Path) -> frozenset[tuple[str, str]]:
+    """The ids and versions of the ingested datasets that a lock file names.
+
+    Raises OrchestrationError when it cannot be read.
+    """
+    return _pinned(_datasets(lock, templated_mapping(lock)))
+
+
+def _pinned(datasets: Iterable[tuple[str, Any]]) -> frozenset[tuple[str, str]]:
+    return frozenset((name, str(version)) for name, version in datasets if version is not None)
 
 
 def _base(recipe: Path, data: Mapping[Any, Any]) -> Path | None:
@@ -49,7 +64,7 @@ def _base(recipe: Path, data: Mapping[Any, Any]) -> Path | None:
     return Path(os.path.normpath(recipe.parent / base)) if isinstance(base, str) else None
 
 
-def _datasets(recipe: Path, data: Mapping[Any, Any]) -> Iterator[str]:
+def _datasets(recipe: Path, data: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
     inputs = _mapping(data.get("inputs"))
     default = _mapping(inputs.get("dataset_defaults")).get("source")
     datasets = inputs.get("datasets")
@@ -58,7 +73,7 @@ def _datasets(recipe: Path, data: Mapping[Any, Any]) -> Iterator[str]:
         if not isinstance(name, str):
             raise OrchestrationError(f"{recipe}: every dataset of `inputs` must have an id")
         if (dataset.get("source") or default or INGESTED[0]) in INGESTED:
-            yield name
+            yield name, dataset.get("version")
 
 
 def _mapping(value: Any) -> Mapping[Any, Any]:

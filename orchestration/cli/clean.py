@@ -19,7 +19,8 @@ Examples:
   python3 -m orchestration clean
   python3 -m orchestration clean --keep 3 --older-than 90d --yes
 
-Never removed: the latest good version, the starter partitions, and what a run works on or takes in.
+Never removed: the latest good version, the starter partitions, what a run works on or takes in, and
+the versions of inputs that a recipe or the lock file of a build that stays names.
 """
 
 

@@ -30,7 +30,7 @@ from orchestration.catalog.names import (
     ingest_partition_set,
 )
 from orchestration.catalog.products import Product
-from orchestration.catalog.recipes import recipe_inputs
+from orchestration.catalog.recipes import locked_versions, recipe_inputs
 from orchestration.catalog.retention import Retention
 from orchestration.instance.database import compact, delete_runs
 from orchestration.lifecycle.cleaning import (
@@ -44,7 +44,7 @@ from orchestration.lifecycle.cleaning import (
     superfluous,
 )
 from orchestration.lifecycle.environment import product_environment
-from orchestration.lifecycle.results import deciding, locked, locked_if_free
+from orchestration.lifecycle.results import LOCK_FILE, deciding, locked, locked_if_free
 from orchestration.lifecycle.schemas import Schema, drop, dsn_of, reason, schemas_in
 
 FINISHED = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
@@ -91,6 +91,8 @@ class Cleaner:
         """What there is to remove."""
         found = superfluous(self._lifecycle, self._retention, now=self._now, in_use=self._in_use())
         gone = {each.result for each in found if each.is_whole}
+        gone -= self._pinned(gone)
+        found = [each for each in found if not each.is_whole or each.result in gone]
         schemas, problems = self._schemas(gone)
         return Cleaning(found, self._old_runs(gone), schemas, problems)
 
@@ -183,9 +185,9 @@ class Cleaner:
         templates = templates_folder(self._root)
         for product in self._products:
             if (BUILDS, product.slug) in working:
-                recipe = product_folder(self._root, product.folder) / product.recipe
                 try:
-                    for name in templates_of(templates, recipe_inputs(recipe).datasets).values():
+                    datasets = recipe_inputs(self._recipe(product)).datasets
+                    for name in templates_of(templates, datasets).values():
                         yield INGESTS, name
                 except OrchestrationError:
                     # What cannot be read takes nothing in.
@@ -194,6 +196,28 @@ class Cleaner:
             for template in read_templates(templates):
                 if (INGESTS, template.id) in working:
                     yield from ((INGESTS, other) for other in template.depends_on)
+
+    def _pinned(self, gone: Collection[Result]) -> set[Result]:
+        """The input versions that recipes name, or the lock files of builds that are not to go."""
+        pinned: set[tuple[str, str]] = set()
+        for product in self._products:
+            # What cannot be read takes nothing in.
+            with suppress(OrchestrationError):
+                pinned |= recipe_inputs(self._recipe(product)).pinned
+        for build in results(self._lifecycle):
+            if build.kind == BUILDS and build not in gone:
+                for lock in build.path(self._lifecycle).glob(f"*/{LOCK_FILE}"):
+                    with suppress(OrchestrationError):
+                        pinned |= locked_versions(lock)
+        templates = templates_of(templates_folder(self._root), {name for name, _ in pinned})
+        return {
+            Result(INGESTS, templates[name], version)
+            for name, version in pinned
+            if name in templates
+        }
+
+    def _recipe(self, product: Product) -> Path:
+        return product_folder(self._root, product.folder) / product.recipe
 
     def _old_runs(self, gone: Collection[Result]) -> list[str]:
         """The runs that are old, and none of which is the last to have made what stays."""

@@ -67,6 +67,12 @@ def test_the_base_of_a_base_gives_nothing_as_in_dcpy_and_a_warning(tmp_path: Pat
     assert inputs.warning and "Add to recipe.yml what it needs of base.yml" in inputs.warning
 
 
+def test_the_versions_that_a_recipe_or_its_base_names_are_known(tmp_path: Path) -> None:
+    recipe(tmp_path, "inputs: {datasets: [{id: pad, version: 24v4}, {id: zap}]}", "base.yml")
+    text = "base_recipe: base.yml\ninputs: {datasets: [{id: dob, version: 20250430}]}"
+    assert recipe_inputs(recipe(tmp_path, text)).pinned == {("pad", "24v4"), ("dob", "20250430")}
+
+
 @pytest.mark.parametrize("base", ["recipe.yml", "./recipe.yml", "other.yml", "../{}/recipe.yml"])
 def test_a_base_recipe_that_leads_back_gives_what_dcpy_takes(tmp_path: Path, base: str) -> None:
     recipe(tmp_path, "base_recipe: recipe.yml\n" + dataset_list("pad"), "other.yml")

@@ -230,6 +230,22 @@ def test_what_is_worked_on_and_what_it_takes_in_stays(
     assert place.builds("good") == {"2-b"}
 
 
+@pytest.mark.long
+def test_versions_that_a_recipe_or_the_lock_file_of_a_kept_build_names_stay(place: Place) -> None:
+    ingest(place, "2020", "2021", "2022", "2023")
+    inputs = "inputs: {datasets: [{id: qpl_libraries, version: %s}]}\n"
+    recipe = checkout_of(place.project) / "products" / "good" / "recipe.yml"
+    recipe.write_text("name: g\nproduct: good\n" + inputs % "2020")
+    build(place, "good", "1-a", "2-b")
+    for key, version in (("1-a", "2022"), ("2-b", "2021")):
+        lock = place.lifecycle / "builds" / "good" / key / "load" / "recipe.lock.yml"
+        lock.write_text(inputs % f"'{version}'")
+    place.clean("--keep", "1", "--older-than", "0d", "--yes")
+    assert place.builds("good") == {"2-b"}
+    assert place.versions("qpl_libraries") == {"2020", "2021", "2023"}
+    assert place.keys("ingest_qpl_libraries") == {"2020", "2021", "2023"}
+
+
 def test_a_run_that_was_never_queued_holds_nothing_and_goes_with_its_key(place: Place) -> None:
     build(place, "good", "1-a", "2-b")
     tags = {".dagster/repository": "__repository__@good"}
