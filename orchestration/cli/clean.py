@@ -74,15 +74,16 @@ def _retention(
 
     options = {"keep": keep, "older_than": older_than}
     given = {name: value for name, value in options.items() if value is not None}
-    known: dict[str, Any] = configured.model_dump() if configured else {}
+    known = configured or Retention()
     try:
-        return Retention(**known | given)
+        parsed = Retention.model_validate(given)
     except ValidationError as error:
         [first, *_] = error.errors()
         option = str(first["loc"][0]).replace("_", "-")
         raise OrchestrationError(
             f"--{option} {first['msg'].removeprefix('Value error, ')}"
         ) from None
+    return known.model_copy(update={name: getattr(parsed, name) for name in given})
 
 
 def _lines(

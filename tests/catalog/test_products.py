@@ -392,3 +392,10 @@ def test_variables_and_build_names_that_cannot_be_are_refused(
     text = f"products:\n- id: a\n  build_command: make\n  {field}\n"
     [problem] = problems(tmp_path, text)
     assert problem.startswith("4: product 'a': ") and said in problem
+
+
+@pytest.mark.parametrize("age", ["90.0", "90", "-5.0", "'90'", "-5d", ".nan", "true", "1e9"])
+def test_an_age_has_its_unit(tmp_path: Path, age: str) -> None:
+    said = "must be a number of days or hours, such as 90d or 12h"
+    [problem] = problems(tmp_path, f"{GOOD}retention: {{older_than: {age}}}\n")
+    assert problem.startswith("4: ") and said in problem

@@ -174,6 +174,19 @@ def test_runs_go_from_the_database_with_their_events_and_logs(place: Place) -> N
     assert not any(path.name in before[1:] for path in stored.rglob("*"))
 
 
+def test_what_the_command_line_does_not_say_is_as_in_products_yml(place: Place) -> None:
+    products = checkout_of(place.project) / "products" / "products.yml"
+    products.write_text(f"{products.read_text()}retention: {{keep: 2, older_than: 36h}}\n")
+    assert "Kept: 2 versions of each, and all of the last 36 hours." in place.clean()
+    assert "Kept: 3 versions of each, and all of the last 36 hours." in place.clean("--keep", "3")
+    assert "Kept: 2 versions of each, and all of the last 9 days." in (
+        place.clean("--older-than", "9d")
+    )
+    assert "--older-than must be a number of days or hours" in (
+        place.run("clean", "--older-than", "90.0", fails=True)
+    )
+
+
 def test_what_failed_attempts_have_left_goes(place: Place) -> None:
     build(place, "bad", "main", fails=True)
     folder = place.lifecycle / "builds" / "bad" / "main"
