@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from dagster import (
@@ -202,13 +202,14 @@ def _note_digest(instance: DagsterInstance, notify: Notify, folder: Path) -> Non
         return
     now = datetime.now()
     hour, minute = map(int, notify.digest.split(":"))
-    due = now.replace(hour=hour, minute=minute, second=0, microsecond=0).timestamp()
+    today = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
+    # Before it is due today, that of yesterday is, unless it was told.
+    due = (today if today <= now else today - timedelta(days=1)).timestamp()
     with ledger.opened(folder) as known:
         if not known.digest:
             # The first one tells of a whole day.
             known.digest = time.time()
-        is_due = known.digest < due <= now.timestamp()
-        if is_due:
+        if known.digest < due:
             known.digest = now.timestamp()
             outbox.put(folder, _digest(instance, notify, known.broken()), due)
 

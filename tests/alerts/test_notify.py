@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -317,6 +318,27 @@ def test_a_digest_tells_once_a_day_what_is_broken(company: Company, webhook: Web
     digest = webhook.got[1]["message"]
     assert digest.startswith("0 runs succeeded in the last 24 hours, and 1 failed.\nBroken since ")
     assert "own (main) (own/build)" in digest
+
+
+def test_a_digest_that_was_due_before_midnight_is_told_after_it(
+    company: Company, webhook: Webhook
+) -> None:
+    # The next one is due in an hour, whatever the time is now.
+    later = datetime.now() + timedelta(hours=1)
+    company.write(urls=[webhook.url], digest=f"{later:%H:%M}")
+    ledger = Path(company.instance.root_directory) / "alerts" / "ledger.json"
+
+    def told_before(hours: float) -> None:
+        told = (datetime.now() - timedelta(hours=hours)).timestamp()
+        ledger.write_text(json.dumps(json.loads(ledger.read_text()) | {"digest": told}))
+        company.look()
+
+    # Yesterday's was due 23 hours ago.
+    told_before(22)
+    assert webhook.titles == []
+    told_before(24)
+    company.look()
+    assert webhook.titles == ["Data products: All is well"]
 
 
 @pytest.mark.parametrize(
