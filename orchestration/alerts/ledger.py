@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from orchestration.lifecycle.results import locked, make_private
+from orchestration.lifecycle.results import locked, make_private, write_whole
 
 
 @dataclass
@@ -101,18 +101,24 @@ def opened(folder: Path) -> Iterator[Ledger]:
     with locked(path, waiting=lambda: None):
         ledger = _read(path)
         yield ledger
-        new = path.with_suffix(".new")
-        new.write_text(json.dumps(asdict(ledger), indent=1), encoding="utf-8")
-        new.replace(path)
+        write_whole(path, json.dumps(asdict(ledger), indent=1))
 
 
 def _read(path: Path) -> Ledger:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
+        subjects = {
+            kind: {name: Entry(**entry) for name, entry in entries.items()}
+            for kind, entries in data.get("subjects", {}).items()
+        }
+        return Ledger(subjects, data["digest"])
     except FileNotFoundError:
         return Ledger()
-    subjects = {
-        kind: {name: Entry(**entry) for name, entry in entries.items()}
-        for kind, entries in data.get("subjects", {}).items()
-    }
-    return Ledger(subjects, data["digest"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        bad = path.replace(path.with_suffix(".bad"))
+        print(
+            f"warning: {path} cannot be read ({error!r}) and is {bad.name} now. What is known "
+            "to be broken begins anew: what still is may be told once more.",
+            flush=True,
+        )
+        return Ledger()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestration.lifecycle.results import locked_if_free, make_private
+from orchestration.lifecycle.results import locked_if_free, make_private, write_whole
 
 Kind = Literal["failure", "success", "info", "warning"]
 # So long after the first attempt a message is given up.
@@ -62,7 +62,7 @@ def _deliver(
     folder: Path, addresses: Sequence[str], complain: Callable[[str], None], are_all: bool
 ) -> None:
     end = time.monotonic() + BATCH_SECONDS
-    for path, entry in _waiting(folder):
+    for path, entry in _waiting(folder, complain):
         if time.monotonic() > end:
             break
         message = Message(entry["kind"], entry["title"], entry["body"])
@@ -92,10 +92,17 @@ def _deliver(
             complain(f"Not sent: {message.title!r}: {problem} {then}")
 
 
-def _waiting(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+def _waiting(
+    folder: Path, complain: Callable[[str], None]
+) -> Iterator[tuple[Path, dict[str, Any]]]:
     outbox = folder / "outbox"
     for path in sorted(outbox.glob("*.json")):
-        entry = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            entry = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            bad = path.replace(path.with_suffix(".bad"))
+            complain(f"Not sent: {path} cannot be read ({error}) and is {bad.name} now.")
+            continue
         # One that is due long after it could be is of a clock that was wrong.
         if not time.time() < entry["next"] < time.time() + MAX_DELAY_SECONDS:
             yield path, entry
@@ -106,9 +113,7 @@ def _mark(text: str) -> str:
 
 
 def _write(path: Path, entry: dict[str, Any]) -> None:
-    new = path.with_suffix(".new")
-    new.write_text(json.dumps(entry), encoding="utf-8")
-    new.replace(path)
+    write_whole(path, json.dumps(entry))
 
 
 def _send(address: str, message: Message) -> str | None:

@@ -26,6 +26,7 @@ from orchestration.lifecycle.results import (
     locked_if_free,
     make_private,
     size_of,
+    write_whole,
 )
 
 REMOVED = ".removed"
@@ -176,9 +177,7 @@ def note_failure(lifecycle: Path, why: str) -> None:
     if not why:
         path.unlink(missing_ok=True)
         return
-    new = path.with_suffix(".new")
-    new.write_text(why, encoding="utf-8")
-    new.replace(path)
+    write_whole(path, why)
 
 
 def failure_of(lifecycle: Path) -> str:

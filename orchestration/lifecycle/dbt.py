@@ -14,6 +14,7 @@ from typing import Any
 
 from orchestration.lifecycle.checks import BUILD_CHECKS
 from orchestration.lifecycle.outcomes import CheckResult
+from orchestration.lifecycle.results import write_whole
 
 RESULTS = Path("target", "run_results.json")
 NAMES_FILE = ".dbt_tests.json"
@@ -73,9 +74,7 @@ def keep_names(product: Path, results: Sequence[CheckResult]) -> None:
     kept |= {result.name: now.isoformat() for result in results}
     if kept.keys() == before.keys() and _is_recent(before, results, now):
         return
-    new = product / f"{NAMES_FILE}.new"
-    new.write_text(json.dumps(kept), encoding="utf-8")
-    new.replace(product / NAMES_FILE)
+    write_whole(product / NAMES_FILE, json.dumps(kept))
 
 
 def _is_recent(before: Mapping[str, str], results: Sequence[CheckResult], now: datetime) -> bool:
@@ -88,5 +87,9 @@ def _kept(product: Path) -> dict[str, str]:
     try:
         kept: dict[str, str] = json.loads((product / NAMES_FILE).read_bytes())
     except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        # The next build writes it anew.
+        logging.getLogger(__name__).warning("%s cannot be read: %s", product / NAMES_FILE, error)
         return {}
     return kept

@@ -63,6 +63,16 @@ def make_private(folder: Path) -> Path:
     return folder
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Makes the file hold the text, in one step: a power cut leaves what was there, or it."""
+    new = path.with_name(f"{path.name}.new")
+    with new.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
+
+
 @dataclass
 class Staging:
     """A new result in the making."""

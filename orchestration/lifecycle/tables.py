@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 
 from orchestration.lifecycle.child import StageFailed
 from orchestration.lifecycle.outcomes import Rows
-from orchestration.lifecycle.results import Staging
+from orchestration.lifecycle.results import Staging, write_whole
 from orchestration.lifecycle.step_runner import Steps
 
 TABULAR = (".parquet", ".csv", ".duckdb")
@@ -89,14 +89,18 @@ def keep_tables(folder: Path, stage: str, version: str, tables: Rows) -> None:
         {name: table[name] for name in ("name", "rows", "columns", "problem") if name in table}
         for table in tables
     ]
-    _file(folder, stage).write_text(json.dumps({"version": version, "tables": kept}))
+    write_whole(_file(folder, stage), json.dumps({"version": version, "tables": kept}))
 
 
 def earlier(result: Path, stage: str, what: str) -> Earlier | None:
     """The tables of the published result, if there is one that kept them."""
+    file = _file(result, stage)
     try:
-        kept = json.loads(_file(result, stage).read_bytes())
+        kept = json.loads(file.read_bytes())
     except FileNotFoundError:
+        return None
+    except ValueError as error:
+        logging.getLogger(__name__).warning("Nothing is compared: %s: %s", file, error)
         return None
     return Earlier(result, what, kept["version"], kept["tables"])
 

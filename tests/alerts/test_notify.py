@@ -249,6 +249,36 @@ def test_what_cannot_be_sent_is_tried_again_and_said_and_sent_to_nobody_twice(
     assert not list((tmp_path / "outbox").iterdir())
 
 
+def test_a_message_that_a_power_cut_left_empty_is_set_aside_and_the_others_are_sent(
+    webhook: Webhook, tmp_path: Path
+) -> None:
+    for number in (1, 2):
+        outbox.put(tmp_path, Message("failure", f"Title {number}", "One"), float(number))
+    first, _ = sorted((tmp_path / "outbox").iterdir())
+    first.write_bytes(b"")
+    said: list[str] = []
+    for _ in range(2):
+        outbox.deliver(tmp_path, [webhook.url], said.append)
+    assert webhook.titles == ["Title 2"]
+    [complaint] = said
+    assert f"{first} cannot be read" in complaint
+    assert list((tmp_path / "outbox").iterdir()) == [first.with_suffix(".bad")]
+
+
+@pytest.mark.parametrize("content", ["", '{"subjects": {"": {"own', "[]"])
+def test_a_ledger_that_a_power_cut_left_unreadable_begins_anew_and_says_so(
+    company: Company, webhook: Webhook, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    company.write(urls=[webhook.url])
+    ledger = Path(company.instance.root_directory) / "alerts" / "ledger.json"
+    ledger.write_text(content)
+    company.build("false")
+    company.look()
+    assert webhook.titles == ["own (main) failed"]
+    assert f"{ledger} cannot be read" in capsys.readouterr().out
+    assert ledger.with_suffix(".bad").read_text() == content
+
+
 def test_a_disk_without_room_is_told_once(company: Company, webhook: Webhook) -> None:
     company.write(urls=[webhook.url], disk_free_gb=10**6)
     company.look()

@@ -388,6 +388,21 @@ def test_a_test_that_dbt_has_no_more_does_not_fail_a_build_that_knows_it(
     assert "unique_lots_bbl" not in checks_of(result)
 
 
+def test_what_a_power_cut_left_of_the_last_build_keeps_no_location_and_no_build_from_going_on(
+    build: Callable[..., ExecuteInProcessResult], lifecycle: Path
+) -> None:
+    command = f"{with_dbt(RUN_RESULTS)}; {CSV.format(rows=3, column='number')}"
+    known = checks_of(build("2026", command))
+    builds = lifecycle / "builds" / "own"
+    (builds / ".dbt_tests.json").write_bytes(b"")
+    (builds / "2026" / "build" / "build.tables.json").write_bytes(b'{"vers')
+    result = build("2026", command)
+    assert result.success
+    assert checks_of(result)["rows"].description == "There is nothing earlier to compare with."
+    # The names of dbt's tests are there again.
+    assert set(checks_of(build("2026", command))) == set(known)
+
+
 def test_a_build_that_fails_on_dbts_tests_shows_which(
     build: Callable[..., ExecuteInProcessResult],
 ) -> None:
