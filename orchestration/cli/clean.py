@@ -40,7 +40,10 @@ the versions of inputs that a recipe or the lock file of a build that stays name
 )
 @click.option("--yes", is_flag=True, help="Remove it. Else it is only said what would be removed.")
 def command(keep: int | None, older_than: str | None, yes: bool) -> int:
-    """Remove old versions, what failed attempts have left, and old runs."""
+    """Remove old versions, what failed attempts have left, and old runs.
+
+    The exit code is 1 where something could not be looked at, or not be removed.
+    """
     from orchestration.catalog.checkout import checkout_root, products_file
     from orchestration.catalog.products import read_products_file
     from orchestration.instance.cleaning import Cleaner
@@ -62,7 +65,7 @@ def command(keep: int | None, older_than: str | None, yes: bool) -> int:
         )
         cleaning = cleaner.remove() if yes else cleaner.find()
     print("\n".join(_lines(cleaning, retention, lifecycle_dir(), is_done=yes)))
-    return 0
+    return 1 if cleaning.problems else 0
 
 
 def _retention(

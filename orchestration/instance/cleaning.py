@@ -3,7 +3,7 @@
 import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -89,25 +89,32 @@ class Cleaner:
 
     def find(self) -> Cleaning:
         """What there is to remove."""
+        return self._with(self._found(), [])
+
+    def _found(self) -> list[Found]:
         found = superfluous(self._lifecycle, self._retention, now=self._now, in_use=self._in_use())
         gone = {each.result for each in found if each.is_whole}
         gone -= self._pinned(gone)
-        found = [each for each in found if not each.is_whole or each.result in gone]
-        schemas, problems = self._schemas(gone)
-        return Cleaning(found, self._old_runs(gone), schemas, problems)
+        return [each for each in found if not each.is_whole or each.result in gone]
+
+    def _with(self, found: Sequence[Found], problems: Sequence[str]) -> Cleaning:
+        """These, and what goes with them."""
+        gone = {each.result for each in found if each.is_whole}
+        schemas, unknown = self._schemas(gone)
+        return Cleaning(found, self._old_runs(gone), schemas, [*problems, *unknown])
 
     def remove(self) -> Cleaning:
         """Removes it, and what a cleaning has left that was ended before it was done."""
         with locked(self._lifecycle / "cleaning", waiting=lambda: None):
             remove_set_aside(self._lifecycle, self._forget)
             with deciding(self._lifecycle):
-                cleaning = self.find()
-                for each in cleaning.found:
-                    set_aside(each, self._lifecycle)
+                cleaning = self._with(*self._set_aside(self._found()))
             remove_set_aside(self._lifecycle, self._forget)
+            dropped = []
             for schema in cleaning.schemas:
                 try:
-                    self._drop(schema)
+                    if self._drop(schema):
+                        dropped.append(schema)
                 except psycopg2.Error as error:
                     problem = f"The schema {schema.name} in {schema.place} stays: {reason(error)}"
                     cleaning.problems.append(problem)
@@ -115,7 +122,19 @@ class Cleaner:
             delete_runs(self._instance, cleaning.runs)
             self._purge_ticks()
             compact(self._instance)
-        return cleaning
+        return replace(cleaning, schemas=dropped)
+
+    def _set_aside(self, found: Sequence[Found]) -> tuple[list[Found], list[str]]:
+        """Those that could be, and why others could not."""
+        done: list[Found] = []
+        problems: list[str] = []
+        for each in found:
+            try:
+                if set_aside(each, self._lifecycle):
+                    done.append(each)
+            except OSError as error:
+                problems.append(f"{each.path} stays: it cannot be moved: {error.strerror}")
+        return done, problems
 
     def _schemas(self, gone: Collection[Result]) -> tuple[list[Schema], list[str]]:
         """The schemas of builds that are no more, or are going, and where that is not known."""
@@ -139,11 +158,14 @@ class Cleaner:
                     found.append(schema)
         return found, problems
 
-    def _drop(self, schema: Schema) -> None:
+    def _drop(self, schema: Schema) -> bool:
+        """Drops it; False where a build is at it, or there again."""
         path = Result(BUILDS, schema.product, schema.partition).path(self._lifecycle)
         with locked_if_free(path) as is_free:
-            if is_free and not path.exists():
+            is_nobodys = is_free and not path.exists()
+            if is_nobodys:
                 drop(schema)
+        return is_nobodys
 
     def _forget(self, result: Result) -> None:
         if not any(_concerns(run, result) for run in self._unfinished()):

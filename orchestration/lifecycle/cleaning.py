@@ -5,6 +5,7 @@ A result goes in one step: what makes it one, a version's link or a build's fold
 cleaning or, where that was killed, by the next.
 """
 
+import errno
 import os
 import re
 import secrets
@@ -188,19 +189,30 @@ def failure_of(lifecycle: Path) -> str:
         return ""
 
 
-def set_aside(found: Found, lifecycle: Path) -> None:
-    """Moves it to where it is nobody's any more, in one step."""
+def set_aside(found: Found, lifecycle: Path) -> bool:
+    """Moves it to where it is nobody's any more, in one step; False where it goes the next time.
+
+    Raises OSError when it cannot be moved.
+    """
     target = found.result.aside(lifecycle)
     if not found.is_whole:
         target = lifecycle / REMOVED / LEFTOVERS / secrets.token_hex(8)
     make_private(target.parent)
     if found.path.is_symlink() or found.path.exists():
-        # Over a folder that is not gone yet it cannot be moved; then it goes the next time.
-        with suppress(OSError):
+        try:
             found.path.rename(target)
+        except FileNotFoundError:
+            # Somebody else has removed it.
+            return True
+        except OSError as error:
+            # What was set aside before is not gone yet.
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            return False
     else:
         # An ingest that never went well: there is nothing that makes it a version.
         target.symlink_to(found.path.name)
+    return True
 
 
 def remove_set_aside(lifecycle: Path, forget: Callable[[Result], None]) -> None:

@@ -4,6 +4,7 @@ import itertools
 import logging
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -201,6 +202,23 @@ def test_what_failed_attempts_have_left_goes(place: Place) -> None:
     assert sorted(entry.name for entry in folder.iterdir()) == ["load"]
 
 
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is no other disk")
+def test_what_cannot_be_removed_is_said_and_not_counted(place: Place) -> None:
+    build(place, "good", "1-a", "2-b")
+    # Nothing is moved in one step to another disk.
+    other = Path(tempfile.mkdtemp(dir="/dev/shm"))
+    try:
+        if other.stat().st_dev == place.lifecycle.stat().st_dev:
+            pytest.skip("/dev/shm is no other disk than the one of temporary files")
+        (place.lifecycle / ".removed").symlink_to(other)
+        told = place.run("clean", "--keep", "1", "--older-than", "0d", "--yes", fails=True)
+    finally:
+        shutil.rmtree(other)
+    assert f"{place.lifecycle}/builds/good/1-a stays: it cannot be moved" in told
+    assert "Removed: nothing." in told
+    assert place.builds("good") == {"1-a", "2-b"} <= place.keys("build_good")
+
+
 OF_A_SERVER = RemoteJobOrigin(
     RemoteRepositoryOrigin(GrpcServerCodeLocationOrigin("localhost", location_name="good"), "r"),
     "build_good",
@@ -374,4 +392,5 @@ def test_the_schema_of_a_build_goes_with_it_and_nobody_elses_does(
     assert "pa55word" not in told and "secret" not in told
 
     postgres.stop()
-    assert "cannot be looked at" in place.clean("--keep", "1", "--older-than", "15d", "--yes")
+    told = place.run("clean", "--keep", "1", "--older-than", "15d", "--yes", fails=True)
+    assert "cannot be looked at" in told
