@@ -344,6 +344,7 @@ class CodeLocation:
         # well swallow it.
         if self._loader:
             self._loader.process.kill()
+            _end_session(self._loader)
             self._retired.append((self._loader, time.monotonic() + RETIREMENT_SECONDS))
             self._loader = None
 
@@ -382,8 +383,8 @@ class CodeLocation:
     def _watch_server(self, server: Service) -> None:
         status = server.process.poll()
         if status is not None:
-            server.drain()
             _end_session(server)
+            server.drain()
             # Before it is said, so that whoever reads that finds it so.
             self._publish(self.served)
             print(f"[{self.name}] its code server {ending(status)}", flush=True)

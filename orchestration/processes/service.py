@@ -59,9 +59,11 @@ class Service:
         return time.monotonic() - self.started
 
     def drain(self) -> None:
-        """Shows all that it has written by now."""
-        while self._show():
-            pass
+        """Shows all that it has written by now; what it has left behind may write for ever."""
+        # A pipe holds no more than is read at once, and its end is seen by the next reading.
+        for _ in range(2):
+            if not self._show():
+                return
 
     def _show(self) -> bool:
         """Shows a part of what it has written; False where there is nothing at the moment."""
