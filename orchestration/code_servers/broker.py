@@ -195,11 +195,17 @@ class Location:
         try:
             while not (await asyncio.wait({task}, timeout=PATIENCE_SECONDS))[0]:
                 if self._active <= BUSY_REQUESTS and not await _answers(channel):
+                    # One of before is being ended already.
                     if channel is self._channel:
                         self._disconnect()
-                    await _ask(control.Frozen(self.name))
+                        await _ask(control.Frozen(self.name))
                     raise Unreachable(f"The code server of {self.name} was frozen, and was ended.")
             return task.result()
+        except asyncio.CancelledError:
+            if asyncio.current_task().cancelling():  # type: ignore[union-attr]
+                raise
+            # The channel was closed meanwhile.
+            raise Unreachable(f"The code server of {self.name} has not answered in time.") from None
         finally:
             task.cancel()
 

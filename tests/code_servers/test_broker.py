@@ -1,0 +1,155 @@
+"""The broker, in a process of its own, with a supervisor that says what the test has it say."""
+
+import os
+import selectors
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread
+
+import grpc
+import pytest
+
+from orchestration.code_servers import broker
+from orchestration.code_servers.answers import write_answers
+from orchestration.processes.control import (
+    SOCKET_VARIABLE,
+    Caller,
+    ControlServer,
+    Follow,
+    Frozen,
+    Request,
+    Served,
+    Wake,
+)
+from orchestration.processes.dagster_internals import PING
+from orchestration.runs.run_protocol import full_name
+from tests.harness.processes import wait_until
+
+BROKER = "from pathlib import Path; from {} import run_broker; run_broker(Path({!r}))"
+# What only a code server answers.
+ASKED = full_name("ExecutionPlanSnapshot")
+# Not the connection to whoever was there before.
+OPTIONS = [("grpc.use_local_subchannel_pool", 1)]
+
+
+class Supervisor:
+    """Tells the broker of locations, and answers what it asks."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.asked = folder, list[Request]()
+        self.answer: Callable[[Caller], None] = lambda caller: caller.answer()
+        self._follower: Caller | None = None
+        self._selector = selectors.DefaultSelector()
+        self._has_ended = Event()
+        self._thread = Thread(target=self._work)
+        control = folder / "control.sock"
+        self._control = ControlServer(control, self._selector, self._handle)
+        self._answers = write_answers(folder / "answers.zip", {}, None).path
+        self._thread.start()
+        self.log = folder / "broker.log"
+        with self.log.open("wb") as log:
+            self._broker = subprocess.Popen(
+                [sys.executable, "-c", BROKER.format(broker.__name__, str(folder))],
+                env={**os.environ, SOCKET_VARIABLE: str(control)},
+                stdout=log,
+            )
+        assert wait_until(lambda: self._follower)
+
+    def _work(self) -> None:
+        while not self._has_ended.is_set():
+            for key, _ in self._selector.select(timeout=0.1):
+                key.data()
+
+    def _handle(self, request: Request, caller: Caller) -> None:
+        self.asked.append(request)
+        if isinstance(request, Follow):
+            caller.tell([])
+            self._follower = caller
+        elif isinstance(request, Wake):
+            self.answer(caller)
+        else:
+            caller.answer()
+
+    def tell(self, *told: tuple[str, str, str]) -> None:
+        """Tells of locations: each one's name, id, and address; without an id it is gone."""
+        assert self._follower
+        self._follower.tell(
+            [
+                Served(name, str(self.socket(name)) if id else "", str(self._answers), id, address)
+                for name, id, address in told
+            ]
+        )
+
+    def socket(self, name: str) -> Path:
+        """Where the broker answers for a location."""
+        return self.folder / f"{name}.sock"
+
+    def stop(self) -> None:
+        """Ends it, and so the broker."""
+        self._has_ended.set()
+        self._thread.join()
+        assert self._follower
+        self._follower.hang_up()
+        self._control.close()
+        self._broker.wait(10)
+
+
+@pytest.fixture
+def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
+    supervisor = Supervisor(tmp_path)
+    yield supervisor
+    supervisor.stop()
+
+
+def ask(place: str, method: str, seconds: float = 10.0) -> bytes:
+    """The answer to a request without a message. Raises grpc.RpcError where there is none."""
+    with grpc.insecure_channel(place, options=OPTIONS) as channel:
+        reply: bytes = channel.unary_unary(method)(b"", timeout=seconds, wait_for_ready=True)
+        return reply
+
+
+@contextmanager
+def code_server(path: Path, *, is_frozen: bool) -> Iterator[None]:
+    """One that answers no request, and no ping either where it `is_frozen`."""
+    is_over = Event()
+
+    def answer(_request: bytes, context: grpc.ServicerContext) -> bytes:
+        is_over.wait()
+        return b""
+
+    class Requests(grpc.GenericRpcHandler):  # type: ignore[misc]
+        def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+            is_answered = details.method == PING and not is_frozen
+            return grpc.unary_unary_rpc_method_handler((lambda *_: b"") if is_answered else answer)
+
+    server = grpc.server(ThreadPoolExecutor(4), handlers=[Requests()])
+    server.add_insecure_port(f"unix:{path}")
+    server.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        server.stop(None).wait()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("is_frozen", [False, True])
+def test_who_asks_a_code_server_of_before_is_told_and_the_next_one_lives(
+    supervisor: Supervisor, is_frozen: bool
+) -> None:
+    path = supervisor.folder / "code.sock"
+    supervisor.answer = lambda caller: caller.answer(socket=str(path))
+    supervisor.tell(("one", "1", ""))
+    with code_server(path, is_frozen=is_frozen), ThreadPoolExecutor() as pool:
+        asking = pool.submit(ask, f"unix:{supervisor.socket('one')}", ASKED, 40.0)
+        assert wait_until(lambda: Wake("one") in supervisor.asked)
+        # Loaded anew meanwhile.
+        supervisor.tell(("one", "2", ""))
+        refused = asking.exception()
+    assert isinstance(refused, grpc.RpcError)
+    assert refused.code() is grpc.StatusCode.UNAVAILABLE
+    assert Frozen("one") not in supervisor.asked
