@@ -60,6 +60,8 @@ RETRY_SECONDS = 0.05
 CLOSING_SECONDS = 20.0
 # What changes at the same time is told together.
 GATHER_SECONDS = 0.01
+# The supervisor tells of all locations in one line, and of one that is broken all that it said.
+MAX_LINE_BYTES = 1 << 26
 
 
 class Location:
@@ -235,9 +237,7 @@ class Broker:
 
     async def run(self) -> None:
         """Serves what the supervisor tells of, and ends this process when that hangs up."""
-        reader, writer = await asyncio.open_unix_connection(
-            os.environ[control.SOCKET_VARIABLE], limit=1 << 26
-        )
+        reader, writer = await _connection()
         writer.write(control.encoded(control.Follow()))
         _in_background(self._let_rest())
         is_first = True
@@ -304,10 +304,17 @@ class Broker:
             asyncio.get_running_loop().call_later(GATHER_SECONDS, tell)
 
 
+async def _connection() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """One to the supervisor."""
+    return await asyncio.open_unix_connection(
+        os.environ[control.SOCKET_VARIABLE], limit=MAX_LINE_BYTES
+    )
+
+
 async def _ask(message: control.Request) -> dict[str, Any]:
     """What the supervisor answers. Raises Unreachable where it refuses."""
     try:
-        reader, writer = await asyncio.open_unix_connection(os.environ[control.SOCKET_VARIABLE])
+        reader, writer = await _connection()
         try:
             writer.write(control.encoded(message))
             return control.answer_in(await reader.readline())

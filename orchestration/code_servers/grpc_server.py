@@ -11,6 +11,9 @@ from orchestration.processes.dagster_internals import streamed_methods
 
 UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
+# There is more of why a location is broken than gRPC takes, which has room for 8 KB, encoded.
+MAX_DETAILS = 1000
+
 
 class Unreachable(Exception):
     """Why a location cannot be asked."""
@@ -66,6 +69,6 @@ async def _failures_told(context: "grpc.aio.ServicerContext[Any, Any]") -> Async
     try:
         yield
     except (Unreachable, OSError) as error:
-        await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+        await context.abort(grpc.StatusCode.UNAVAILABLE, str(error)[:MAX_DETAILS])
     except grpc.aio.AioRpcError as error:
-        await context.abort(error.code(), error.details() or "")
+        await context.abort(error.code(), (error.details() or "")[:MAX_DETAILS])

@@ -136,6 +136,15 @@ def code_server(path: Path, *, is_frozen: bool) -> Iterator[None]:
         server.stop(None).wait()
 
 
+def test_a_long_refusal_is_told(supervisor: Supervisor) -> None:
+    supervisor.answer = lambda caller: caller.answer(error="It is broken: " + "why\n" * 50_000)
+    supervisor.tell(("one", "1", ""))
+    with pytest.raises(grpc.RpcError) as refused:
+        ask(f"unix:{supervisor.socket('one')}", ASKED)
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert refused.value.details().startswith("It is broken: why\n")
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("is_frozen", [False, True])
 def test_who_asks_a_code_server_of_before_is_told_and_the_next_one_lives(
