@@ -56,6 +56,8 @@ PING_SECONDS = 5.0
 BUSY_REQUESTS = 4
 CONNECT_SECONDS = 10.0
 RETRY_SECONDS = 0.05
+# Until a port that is taken is asked for again.
+PORT_SECONDS = 1.0
 # What was asked before a reload may still be answered.
 CLOSING_SECONDS = 20.0
 # What changes at the same time is told together.
@@ -233,6 +235,7 @@ class Broker:
         self._folder = folder
         self._locations: dict[str, Location | RemoteLocation] = {}
         self._subscribers: set[asyncio.StreamWriter] = set()
+        self._stopping: set[asyncio.Task[None]] = set()
         self._is_telling = False
 
     async def run(self) -> None:
@@ -255,7 +258,9 @@ class Broker:
     async def _serve(self, served: control.Served) -> None:
         location = self._locations.get(served.location)
         if location and location.socket != served.socket:
-            _in_background(self._locations.pop(served.location).stop())
+            stopping = _in_background(self._locations.pop(served.location).stop())
+            self._stopping.add(stopping)
+            stopping.add_done_callback(self._stopping.discard)
             location = None
         if not served.socket:
             return
@@ -269,10 +274,32 @@ class Broker:
             location = Location(name, socket, served.address)
             location.take(served.answers, served.id)
         self._locations[name] = location
-        try:
+        if served.address:
+            _in_background(self._start_at(served.address, location))
+        else:
             await location.start()
-        except RuntimeError:
-            print(f"{name} cannot be served at {served.address}: its port is taken.", flush=True)
+
+    async def _start_at(self, address: str, location: Location | RemoteLocation) -> None:
+        """Starts it once it has its port, which one that is stopping may still have."""
+        if self._stopping:
+            await asyncio.wait(self._stopping)
+        host, _, port = address.rpartition(":")
+        is_told = False
+        while self._locations.get(location.name) is location:
+            try:
+                # Tried without gRPC first, which writes a line whenever it is refused.
+                probe = await asyncio.start_server(
+                    lambda *_: None, host.strip("[]"), int(port), start_serving=False
+                )
+                probe.close()
+                await location.start()
+                return
+            except (OSError, RuntimeError) as error:
+                if not is_told:
+                    what = f"{location.name} cannot be served at {address} yet: {error}"
+                    print(f"{what}. It is tried again every second.", flush=True)
+                    is_told = True
+            await asyncio.sleep(PORT_SECONDS)
 
     async def _let_rest(self) -> None:
         while True:
@@ -353,11 +380,12 @@ async def _close_later(channel: grpc.aio.Channel) -> None:
 _background: set[asyncio.Task[Any]] = set()
 
 
-def _in_background(work: Coroutine[Any, Any, Any]) -> None:
+def _in_background(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     # The event loop itself does not hold on to its tasks.
     task = asyncio.ensure_future(work)
     _background.add(task)
     task.add_done_callback(_background.discard)
+    return task
 
 
 def run_broker(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import selectors
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -25,9 +26,10 @@ from orchestration.processes.control import (
     Served,
     Wake,
 )
-from orchestration.processes.dagster_internals import PING
-from orchestration.runs.run_protocol import full_name
+from orchestration.processes.dagster_internals import GET_SERVER_ID, PING
+from orchestration.runs.run_protocol import full_name, server_id_in
 from tests.harness.processes import wait_until
+from tests.harness.up_server import free_port
 
 BROKER = "from pathlib import Path; from {} import run_broker; run_broker(Path({!r}))"
 # What only a code server answers.
@@ -112,6 +114,18 @@ def ask(place: str, method: str, seconds: float = 10.0) -> bytes:
         return reply
 
 
+def is_served(place: str, server_id: str) -> bool:
+    """Whether a location is served there under that id, be it in a moment."""
+
+    def is_it() -> bool:
+        try:
+            return server_id_in(ask(place, full_name(GET_SERVER_ID), 1.0)) == server_id
+        except grpc.RpcError:
+            return False
+
+    return wait_until(is_it)
+
+
 @contextmanager
 def code_server(path: Path, *, is_frozen: bool) -> Iterator[None]:
     """One that answers no request, and no ping either where it `is_frozen`."""
@@ -134,6 +148,31 @@ def code_server(path: Path, *, is_frozen: bool) -> Iterator[None]:
     finally:
         is_over.set()
         server.stop(None).wait()
+
+
+def test_a_port_goes_from_one_location_to_another(supervisor: Supervisor) -> None:
+    first, second = (f"127.0.0.1:{free_port()}" for _ in range(2))
+    supervisor.tell(("one", "1", first), ("two", "2", second))
+    assert is_served(first, "1") and is_served(second, "2")
+    # As a product that is renamed, and one that takes another's place.
+    gone = [("one", "", ""), ("two", "", "")]
+    supervisor.tell(*gone, ("three", "3", second), ("four", "4", first))
+    assert is_served(first, "4") and is_served(second, "3")
+    assert is_served(f"unix:{supervisor.socket('four')}", "4")
+    assert not supervisor.log.read_text()
+
+
+def test_a_port_that_is_taken_is_asked_for_again(supervisor: Supervisor) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        supervisor.tell(("one", "1", address))
+        said = f"one cannot be served at {address} yet: "
+        assert wait_until(lambda: said in supervisor.log.read_text())
+    assert is_served(address, "1")
+    assert supervisor.log.read_text().count("\n") == 1
+    assert is_served(f"unix:{supervisor.socket('one')}", "1")
 
 
 def test_a_long_refusal_is_told(supervisor: Supervisor) -> None:
