@@ -408,7 +408,12 @@ class CodeLocation:
                 self._refuse_to_wake(f"no process for {self.name}: {error.strerror}")
         elif (status := self._checker.poll()) is not None:
             self._checker = None
-            self._serve() if status == 0 else self.load()
+            if status == 0:
+                self._serve()
+            else:
+                # It would only be asked again, while another is loaded.
+                self._retire_server()
+                self.load()
 
     def _serve(self) -> None:
         self._is_serving = True

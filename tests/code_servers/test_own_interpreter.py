@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
+from orchestration.definitions.team import LOAD_SECONDS
 from tests.harness.forks import command_of
 from tests.harness.processes import is_running, orchestration, wait_until
 from tests.harness.up_server import (
@@ -155,7 +157,9 @@ def test_it_is_loaded_when_it_is_woken_only_where_it_answers_otherwise(server: S
     # An import of its definitions, which nobody watches.
     [module] = server.project.parent.glob("own's/lib/*/site-packages/only_there.py")
     module.write_text(f"{module.read_text()}ABOUT = 'all that is reported'\n")
+    began = time.monotonic()
     wake_again()
+    assert time.monotonic() - began < LOAD_SECONDS
     assert server.loads()["own"] != loaded
 
 
