@@ -259,6 +259,11 @@ class CodeLocation:
             self._enter(LocationState.ASLEEP)
             self._retire_server()
 
+    def lose_callers(self) -> None:
+        """Goes to sleep where the broker has ended, which would have said when to."""
+        self._refuse_to_wake("the broker has ended")
+        self.sleep()
+
     def end_frozen(self) -> None:
         """Ends its code server, which does not answer any more."""
         if self._server:

@@ -290,6 +290,8 @@ class CodeLocations:
         now = time.monotonic()
         if self._broker and (status := self._broker.process.poll()) is not None:
             self._broker.drain()
+            for location in self._locations.values():
+                location.lose_callers()
             print(f"The broker {ending(status)}; starting it again", flush=True)
             quick = self._broker.age < RETRY_SECONDS
             self._broker, self._retry_at = None, now + (RETRY_SECONDS if quick else 0.0)

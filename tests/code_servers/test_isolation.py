@@ -20,7 +20,7 @@ from orchestration.catalog.names import STAGES
 from orchestration.definitions.team import LOAD_SECONDS
 from orchestration.instance.workers import LAUNCHER_TAG, pid_of
 from tests.harness.forks import command_of
-from tests.harness.processes import wait_until
+from tests.harness.processes import is_running, wait_until
 from tests.harness.up_server import (
     Server,
     checkout_of,
@@ -271,7 +271,9 @@ def test_the_broker_that_is_killed_is_back_at_once_and_nothing_is_loaded_again(
     broker = server.broker()
     os.kill(broker, signal.SIGKILL)
     assert wait_until(lambda: is_answered_by_another(server, broker), seconds=2)
-    assert server.wake("alone") == awake
+    # Nobody else would end it.
+    assert wait_until(lambda: not is_running(awake))
+    assert server.wake("alone") != awake
     assert server.loads() == loads
     server.wait_for(lambda: server.locations()["alone"] is None)
     server.wait_for_run(run, "SUCCESS")
