@@ -43,6 +43,7 @@ class DagsterServices:
         self._workspace, self._may_start = folder / WORKSPACE, folder / "may-start"
         self._forkserver, self._selector, self._env = forkserver, selector, env
         self._prepare = prepare
+        self._entries: Sequence[Mapping[str, object]] | None = None
         self._running: dict[str, Service] = {}
         self._ended: set[str] = set()
         self._is_restarting = False
@@ -113,6 +114,9 @@ class DagsterServices:
         The daemon asks for all locations as soon as it is started, and would only delay those for
         which nothing is answered yet: it waits until `are_answered`.
         """
+        if self._entries is not None and not self._workspace.exists():
+            # What lies among temporary files for weeks is tidied away.
+            self.write_workspace(self._entries)
         if self.are_up and are_answered and DAEMON not in self._running:
             self._try_to_start(DAEMON)
         for name, service in list(self._running.items()):
@@ -141,9 +145,12 @@ class DagsterServices:
     def write_workspace(self, entries: Sequence[Mapping[str, object]]) -> None:
         """Writes down which locations there are, for both to read."""
         new = self._workspace.with_suffix(".new")
+        if not new.parent.is_dir():
+            new.parent.mkdir(mode=0o700)
         # JSON is YAML, too, and quicker to write.
         new.write_text(json.dumps({"load_from": list(entries)}))
         new.replace(self._workspace)
+        self._entries = entries
 
     def restart_daemon(self) -> None:
         """Has the daemon read the workspace again."""

@@ -70,15 +70,17 @@ class Supervisor:
         host_name: str | None,
         selection: Selection,
         started: float,
+        folder: Path,
     ) -> None:
-        """`started` is when somebody started it, in seconds since the epoch."""
+        """`started` is when somebody started it, in seconds since the epoch.
+
+        Its sockets and what its processes read lie in the `folder`, a temporary one.
+        """
         self._announced: list[str] | None = None
         self._looked = time.monotonic()
         self._home = prepare_dagster_home()
         self.claims = Claims(self._home)
-        # The name of a Unix socket has room for some hundred characters.
-        short = "/tmp" if len(tempfile.gettempdir()) > 60 else None
-        self.folder = Path(tempfile.mkdtemp(prefix="orchestration-", dir=short))
+        self.folder = folder
         self.selector = selectors.DefaultSelector()
         self.signals = Signals(self.selector)
         self.control = control.ControlServer(
@@ -277,7 +279,6 @@ class Supervisor:
         ):
             self._end(services, seconds)
         self.background.stop()
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _end(self, services: Collection[Service], seconds: float) -> None:
         for service in services:
@@ -303,12 +304,18 @@ def main() -> int:
     allow_open_files()
     settings = json.loads(sys.argv[1])
     selection = Selection(settings.pop("only"), settings.pop("owners"))
+    # The name of a Unix socket has room for some hundred characters.
+    short = "/tmp" if len(tempfile.gettempdir()) > 60 else None
     try:
-        supervisor = Supervisor(**settings, selection=selection)
+        folder = Path(tempfile.mkdtemp(prefix="orchestration-", dir=short))
         try:
-            return supervisor.run()
+            supervisor = Supervisor(**settings, selection=selection, folder=folder)
+            try:
+                return supervisor.run()
+            finally:
+                supervisor.close()
         finally:
-            supervisor.close()
+            shutil.rmtree(folder, ignore_errors=True)
     except OrchestrationError as error:
         print(error, file=sys.stderr)
     except OSError as error:

@@ -305,6 +305,9 @@ def test_a_webserver_that_is_killed_comes_back_by_itself(scene: Scene) -> None:
     server = scene.server
     before = server.loads()
     [pid] = re.findall(r"Serving dagster-webserver on .* in process (\d+)", server.output)
+    # As what tidies up temporary files does.
+    [workspace] = server.log.parent.glob("orchestration-*/workspace.yaml")
+    workspace.unlink()
     os.kill(int(pid), signal.SIGKILL)
     server.wait_for_output("The webserver was ended by SIGKILL.")
     server.wait_for_locations("ingest", *HEALTHY, *BAD_FROM_THE_START, "late")

@@ -1,9 +1,12 @@
+import json
+import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -258,6 +261,26 @@ def test_an_invalid_products_file_ends_up_with_its_errors(tmp_path: Path) -> Non
     assert missing == f"{products}:2: product 'pluto': `build_command` is missing"
     assert unknown.startswith(f"{products}:3: product 'pluto': unknown key `build_comand`")
     assert number.startswith(f"{products}:4: product 311: `id`")
+
+
+def test_a_supervisor_that_cannot_begin_leaves_no_temporary_folder(tmp_path: Path) -> None:
+    where: dict[str, object] = {"host": "127.0.0.1", "port": 0, "path_prefix": "", "started": 0}
+    what: dict[str, object] = {"only": [], "owners": [], "watches": True, "deployment": None}
+    settings = {**where, **what, "warm": False, "host_name": "other"}
+    # Short, since the name of a Unix socket is.
+    with tempfile.TemporaryDirectory(prefix="up-") as temporary:
+        refused = subprocess.run(
+            [sys.executable, "-m", "orchestration.server", json.dumps(settings)],
+            cwd=copy_project(tmp_path),
+            env={**os.environ, "TMPDIR": temporary, "DAGSTER_HOME": str(tmp_path / "dagster")},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert refused.returncode == 1
+        assert refused.stderr.startswith("Other hosts cannot be served so")
+        assert not os.listdir(temporary)
 
 
 @pytest.mark.long
