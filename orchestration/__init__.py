@@ -16,7 +16,11 @@ def counted(number: int, noun: str) -> str:
 
 def explained(error: OSError) -> str:
     """What the system did not do, and what to do about it, in two sentences."""
-    file = error.filename2 or error.filename
-    where = f" ({file})" if file else ""
     advice = "Free some space" if error.errno in DISK_FULL else "Put that right"
-    return f"{error.strerror or error}{where}. {advice}, then run this again."
+    return f"{reason_of(error)}. {advice}, then run this again."
+
+
+def reason_of(error: OSError) -> str:
+    """What the system did not do, and with which file."""
+    file = error.filename2 or error.filename
+    return f"{error.strerror or error}{f' ({file})' if file else ''}"

@@ -25,6 +25,7 @@ from orchestration.processes.control import (
     Wake,
 )
 from orchestration.processes.forkserver import Forkserver
+from orchestration.processes.refusals import Refusals
 from orchestration.processes.service import Service
 
 # Less than the supervisor waits when nothing happens: each time it wakes then, this is due.
@@ -70,6 +71,7 @@ class CodeLocations:
         self._followers: list[Caller] = []
         self._broker: Service | None = None
         self._retry_at = 0.0
+        self._refusals = Refusals()
         self._processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
         self._looked = time.monotonic()
 
@@ -163,13 +165,15 @@ class CodeLocations:
             print(f"The broker cannot be started yet: {error.strerror}", flush=True)
 
     def _follow_names(self) -> None:
-        """Begins with new locations, and ends removed ones."""
+        """Begins with new locations, and ends removed ones.
+
+        Raises OSError, and leaves all as it was, where that cannot be written down.
+        """
         elsewhere = {n: str(a) for n, a in self._sources.elsewhere.items()}
         listening = {n: str(a) for n, a in self._sources.listening.items()}
         names = list(self._sources.names)
         if self._followed == (followed := (names, elsewhere, listening)):
             return
-        self._followed = followed
         before, others = self._locations, self._elsewhere
         wanted = {name: listening.get(name, "") for name in names if name not in elsewhere}
         kept = {name: each for name, each in before.items() if wanted.get(name) == each.address}
@@ -181,7 +185,12 @@ class CodeLocations:
             for name in names
             if name in elsewhere
         }
-        self._on_change()
+        try:
+            self._on_change()
+        except OSError:
+            self._locations, self._elsewhere = before, others
+            raise
+        self._followed = followed
         for name, location in before.items():
             if name not in kept:
                 location.end()
@@ -249,7 +258,8 @@ class CodeLocations:
             self._looked = now
             self._load_changed()
         for location in [*self._locations.values(), *self._ending]:
-            location.watch()
+            problem = f"{location.name} cannot be looked after"
+            self._refusals.outlast(problem, location.watch, None)
         self._ending = [location for location in self._ending if location.services]
         self._start_loading()
         self._watch_broker()
@@ -257,7 +267,8 @@ class CodeLocations:
     def _load_changed(self) -> None:
         changed = self._sources.watch()
         before = set(self._locations)
-        self._follow_names()
+        problem = "What is served cannot be changed"
+        self._refusals.outlast(problem, self._follow_names, None)
         for name in changed & before & set(self._locations):
             print(f"[{name}] reloading", flush=True)
             self._locations[name].load()
@@ -284,7 +295,8 @@ class CodeLocations:
                 location.start_loading()
                 free -= 1
             if not location.is_answered and (location.loading_seconds or 0.0) > patience:
-                location.tell_provisionally()
+                problem = "What is still loading cannot be told of"
+                self._refusals.outlast(problem, location.tell_provisionally, None)
 
     def _watch_broker(self) -> None:
         now = time.monotonic()

@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestration import reason_of
+
 SOCKET_VARIABLE = "ORCHESTRATION_CONTROL"
 TIMEOUT_SECONDS = 60.0
 # For a line that is on its way already.
@@ -210,7 +212,10 @@ class ControlServer:
         except (OSError, ValueError) as error:
             caller.answer(error=str(error))
             return
-        self._handle(message, caller)
+        try:
+            self._handle(message, caller)
+        except OSError as error:
+            caller.answer(error=f"not at the moment: {reason_of(error)}")
 
     def close(self) -> None:
         """Takes no more requests."""

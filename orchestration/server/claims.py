@@ -38,8 +38,8 @@ class Claims:
                 ) from None
         self._mark = mark_host()
 
-    def are_there(self) -> bool:
-        """Whether Dagster's state is still in its place. Results that are gone are nobody's end."""
+    def keep_results(self) -> None:
+        """Makes the folder of results anew where it is gone. Raises OSError where it cannot be."""
         if not self._results.is_dir():
             make_private(self._results)
             print(
@@ -47,6 +47,9 @@ class Claims:
                 "still lists those results: materialize again what is needed.",
                 flush=True,
             )
+
+    def is_state_there(self) -> bool:
+        """Whether Dagster's state is still in its place. Raises OSError where nobody can tell."""
         with suppress(FileNotFoundError):
             mine = os.fstat(self._files[0].fileno())
             if os.path.samestat(mine, os.stat(self._home / LOCK)):

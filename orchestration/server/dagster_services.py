@@ -79,9 +79,9 @@ class DagsterServices:
 
     def start(self) -> None:
         """Starts the webserver on the workspace that was written; the daemon follows."""
-        self._may_start.touch()
         if WEBSERVER not in self._running:
             self._start(WEBSERVER)
+        self._may_start.touch()
 
     def _start(self, name: str) -> None:
         if name == WEBSERVER:

@@ -42,6 +42,7 @@ class StockLocations:
         """`on_change` is called where other locations than before are to be served."""
         self._sources, self._on_change, self._reload = sources, on_change, reload
         self._names: list[str] = []
+        self._changed: set[str] = set()
         self._looked = time.monotonic()
 
     @property
@@ -76,20 +77,23 @@ class StockLocations:
 
     def start(self) -> None:
         """Has them written down."""
-        self._names = list(self._sources.names)
         self._on_change()
+        self._names = list(self._sources.names)
 
     def watch(self) -> None:
         """Follows the files; to be called again and again."""
         if time.monotonic() - self._looked < LOOK_SECONDS:
             return
         self._looked = time.monotonic()
-        changed = self._sources.watch()
+        # What the system refuses now is done when it is asked for again.
+        self._changed |= self._sources.watch()
         if self._names != list(self._sources.names):
-            self.start()
+            self._on_change()
             self._reload(())
-        elif changed := changed & set(self._names):
+            self._names = list(self._sources.names)
+        elif changed := self._changed & set(self._names):
             self._reload(changed)
+        self._changed.clear()
 
     def handle(self, request: Request, caller: Caller) -> None:
         """Refuses what only a broker can ask for."""

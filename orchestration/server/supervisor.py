@@ -21,6 +21,7 @@ from orchestration import OrchestrationError, counted, explained
 from orchestration.catalog.checkout import PROJECT_ROOT, checkout_root
 from orchestration.catalog.names import URL_VARIABLE, url_of
 from orchestration.catalog.partition_keys import check_key_of
+from orchestration.catalog.products import ProductsFile
 from orchestration.code_servers.selection import Selection
 from orchestration.code_servers.sources import Sources
 from orchestration.definitions.product import product_definitions
@@ -35,6 +36,7 @@ from orchestration.processes.background import (
 )
 from orchestration.processes.forkserver import Forkserver, Process, allow_open_files
 from orchestration.processes.orphans import Orphans
+from orchestration.processes.refusals import Refusals
 from orchestration.processes.service import Service
 from orchestration.processes.signals import Signals
 from orchestration.runs.runs import Runs
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
     from orchestration.code_servers.code_locations import CodeLocations
 
 LOOK_SECONDS = 1.0
+# Until what Dagster's state has not followed is tried again.
+FOLLOW_SECONDS = 10.0
 # A saved file is served within a second.
 IDLE_STEP_SECONDS = 0.75
 # Until something is there that does not tell: a code server, and the webserver at the start.
@@ -77,6 +81,10 @@ class Supervisor:
         Its sockets and what its processes read lie in the `folder`, a temporary one.
         """
         self._announced: list[str] | None = None
+        self._followed: ProductsFile | None = None
+        self._following: Process | None = None
+        self._follow_at = 0.0
+        self._refusals = Refusals()
         self._looked = time.monotonic()
         self._home = prepare_dagster_home()
         self.claims = Claims(self._home)
@@ -179,7 +187,8 @@ class Supervisor:
         is_shared = has_postgres() and isinstance(self.dagster, DagsterServices)
         claim = DatabaseClaim(self.background, self.folder) if is_shared else None
         # Before anybody else opens the instance: whoever is first creates it.
-        creating = None if claim else self._create_instance()
+        creating: Process | None = None if claim else self._create_instance()
+        outlast = self._refusals.outlast
         while not self.signals.has_stopped:
             self._wait()
             self.signals.watch()
@@ -187,24 +196,26 @@ class Supervisor:
                 break
             self.background.watch()
             self.runs.watch()
-            self.locations.watch()
-            self.nightly.watch(self.sources.file.retention)
-            are_answered = self.locations.are_answered
-            if not self.dagster.watch(are_answered=are_answered) or not self._look():
+            outlast("Locations cannot be looked after", self.locations.watch, None)
+            clean = partial(self.nightly.watch, self.sources.file.retention)
+            outlast("Old results cannot be cleaned up", clean, None)
+            serve = partial(self.dagster.watch, are_answered=self.locations.are_answered)
+            if not outlast("Dagster cannot be looked after", serve, True) or not self._look():
                 return 1
-            if claim and not claim.watch():
+            if claim and not outlast("The database cannot be claimed", claim.watch, True):
                 return 1
             if not creating:
-                creating = self._create_instance() if claim and claim.is_held else None
+                if claim and claim.is_held:
+                    problem = "Dagster's database cannot be prepared"
+                    creating = outlast(problem, self._create_instance, None)
             elif self.dagster.are_started:
-                if self.sources.file is not self._followed:
-                    self._follow()
+                self._follow()
                 self._announce()
             elif status := creating.poll():
                 print(f"Preparing Dagster's database {ending(status)}.", flush=True)
                 return 1
             elif status == 0 and self.locations.are_served:
-                self.dagster.start()
+                outlast("Dagster cannot be started", self.dagster.start, None)
                 self._follow()
         return 0
 
@@ -224,8 +235,10 @@ class Supervisor:
         if time.monotonic() - self._looked < LOOK_SECONDS:
             return True
         self._looked = time.monotonic()
-        self.orphans.watch(self.forkserver.pids)
-        return self.claims.are_there()
+        outlast, own = self._refusals.outlast, self.forkserver.pids
+        outlast("What is left behind cannot be ended", partial(self.orphans.watch, own), None)
+        outlast("The folder of results cannot be used", self.claims.keep_results, None)
+        return outlast("Dagster's state cannot be found", self.claims.is_state_there, True)
 
     def _handle(self, request: control.Request, caller: control.Caller) -> None:
         match request:
@@ -251,14 +264,27 @@ class Supervisor:
         self.dagster.write_workspace(self.locations.entries)
 
     def _follow(self) -> None:
-        """Has Dagster's state follow products.yml."""
-        self._followed = self.sources.file
-        self._following = self.background.start(partial(follow, self._followed))
+        """Has Dagster's state follow products.yml; what has failed is tried again after a while."""
+        if self._following and self._followed:
+            if (status := self._following.poll()) is None:
+                return
+            if status:
+                what = f"Following products.yml {ending(status)}"
+                print(f"{what}. It is tried again in {FOLLOW_SECONDS:.0f} seconds.", flush=True)
+                self._followed, self._follow_at = None, time.monotonic() + FOLLOW_SECONDS
+        file = self.sources.file
+        if file is not self._followed and time.monotonic() > self._follow_at:
+            problem = "Dagster's state cannot follow products.yml"
+            start = partial(self.background.start, partial(follow, file))
+            if following := self._refusals.outlast(problem, start, None):
+                self._following, self._followed = following, file
 
     def _announce(self) -> None:
         names = list(self.sources.names)
         is_new = names != self._announced
-        if not is_new or not self.dagster.are_up or self._following.poll() is None:
+        if not is_new or not self.dagster.are_up:
+            return
+        if not self._following or self._following.poll() is None:
             return
         number = counted(len(names), "code location")
         if self._announced is None:

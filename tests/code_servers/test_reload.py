@@ -119,6 +119,33 @@ def replace(file: Path, old: str, new: str) -> None:
     save(file, text.replace(old, new))
 
 
+def test_what_the_system_refuses_for_now_is_done_later(server: Server) -> None:
+    text = server.products.read_text()
+    [folder] = server.log.parent.glob("orchestration-*")
+    # As if there were no room for it.
+    (folder / "workspace.new").mkdir()
+    server.products.write_text(text + NEW_PRODUCT)
+    server.wait_for_output("What is served cannot be changed: Is a directory")
+    (folder / "workspace.new").rmdir()
+    server.wait_for_locations(*SAMPLE, "new_one")
+    server.products.write_text(text)
+    server.wait_for_locations(*SAMPLE)
+
+
+@pytest.mark.long
+def test_a_new_product_has_its_starter_partitions_though_they_were_refused(server: Server) -> None:
+    text = server.products.read_text()
+    settings = server.project / ".dagster" / "dagster.yaml"
+    usable = settings.read_text()
+    settings.write_text("{")
+    server.products.write_text(text + NEW_PRODUCT.replace("new one", "late one"))
+    server.wait_for_output("Following products.yml ended with exit code 1. It is tried again in")
+    settings.write_text(usable)
+    server.wait_for(lambda: server.partitions("late_one") == set(STARTER_KEYS))
+    server.products.write_text(text)
+    server.wait_for_locations(*SAMPLE)
+
+
 def test_a_new_product_is_served_and_can_be_run_and_goes_again_when_it_is_removed(
     server: Server,
 ) -> None:

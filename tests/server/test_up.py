@@ -194,10 +194,15 @@ def test_killed_up_leaves_no_process_behind_and_can_come_up_again(
 def test_results_that_somebody_deletes_are_said_to_be_gone_and_runs_go_on(tmp_path: Path) -> None:
     project = copy_project(tmp_path)
     write_products(project, {"libraries": "echo built > output.txt"})
+    (tmp_path / "disk").mkdir()
+    (project / ".lifecycle").symlink_to(tmp_path / "disk")
     with serving(project, "--only", "libraries", locations=["libraries"]) as server:
         pretend_done(project, "libraries", "load")
         server.wait_for_run(server.launch("libraries", "build", partition="main"))
-        shutil.rmtree(server.state)
+        # Their disk is not there any more.
+        shutil.rmtree(tmp_path / "disk")
+        server.wait_for_output("The folder of results cannot be used: ")
+        server.state.unlink()
         server.wait_for_output(f"{server.state} is gone, with every result in it")
         assert server.state.stat().st_mode & 0o077 == 0
         # There is no load to work on any more; that is said, and is all.
