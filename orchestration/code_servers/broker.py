@@ -71,7 +71,7 @@ class Location:
 
     def __init__(self, name: str, socket: str, address: str) -> None:
         self.name, self.socket, self._address = name, socket, address
-        self.id = ""
+        self.id, self.is_broken = "", False
         self._answers: Path | None = None
         self._are_known = asyncio.Event()
         self._channel: grpc.aio.Channel | None = None
@@ -91,11 +91,11 @@ class Location:
         self._disconnect()
         await self._server.stop(grace=1.0)
 
-    def take(self, answers: str, server_id: str) -> None:
-        """Answers from that file from now on; the code server of before is not asked any more."""
-        self.id = server_id
-        if answers:
-            self._answers = Path(answers)
+    def take(self, served: control.Served) -> None:
+        """Answers as is told there from now on; the code server of before is not asked any more."""
+        self.id, self.is_broken = served.id, served.is_broken
+        if served.answers:
+            self._answers = Path(served.answers)
             self._are_known.set()
         self._disconnect()
 
@@ -265,14 +265,14 @@ class Broker:
         if not served.socket:
             return
         if location:
-            location.take(served.answers, served.id)
+            location.take(served)
             return
         name, socket = served.location, served.socket
         if served.elsewhere:
             location = RemoteLocation(name, socket, served.elsewhere, self._tell)
         else:
             location = Location(name, socket, served.address)
-            location.take(served.answers, served.id)
+            location.take(served)
         self._locations[name] = location
         if served.address:
             _in_background(self._start_at(served.address, location))
@@ -309,20 +309,20 @@ class Broker:
 
     async def _subscribe(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._subscribers.add(writer)
-        writer.write(self._ids())
+        writer.write(self._served())
         with suppress(OSError):
             await reader.read()
         self._subscribers.discard(writer)
         writer.close()
 
-    def _ids(self) -> bytes:
-        ids = {location.name: location.id for location in self._locations.values()}
-        return json.dumps(ids).encode() + b"\n"
+    def _served(self) -> bytes:
+        served = {each.name: (each.id, each.is_broken) for each in self._locations.values()}
+        return json.dumps(served).encode() + b"\n"
 
     def _tell(self) -> None:
         def tell() -> None:
             self._is_telling = False
-            line = self._ids()
+            line = self._served()
             for writer in self._subscribers:
                 writer.write(line)
 

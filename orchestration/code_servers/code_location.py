@@ -102,7 +102,14 @@ class CodeLocation:
         if not known:
             path = self._provisional_path if self._is_provisional else ""
             return Served(self.name, str(self.socket), str(path), "", self.address)
-        return Served(self.name, str(self.socket), str(known.path), known.id, self.address)
+        return Served(
+            self.name,
+            str(self.socket),
+            str(known.path),
+            known.id,
+            self.address,
+            is_broken=known.problem is not None,
+        )
 
     @property
     def problem(self) -> str | None:

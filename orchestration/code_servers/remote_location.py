@@ -14,6 +14,7 @@ import grpc
 import grpc.aio
 
 from orchestration.code_servers.grpc_server import UNLIMITED, Unreachable, server_for
+from orchestration.processes.control import Served
 from orchestration.processes.dagster_internals import (
     EXTERNAL_REPOSITORY,
     GET_CURRENT_IMAGE,
@@ -67,7 +68,7 @@ class RemoteLocation:
 
     def __init__(self, name: str, socket: str, address: str, on_change: Callable[[], None]) -> None:
         self.name, self.socket, self.address = name, socket, address
-        self.id = ""
+        self.id, self.is_broken = "", False
         self._on_change = on_change
         self._remote_id = ""
         self._answers: dict[str, bytes] = {}
@@ -95,7 +96,7 @@ class RemoteLocation:
         await self._channel.close()
         await self._server.stop(grace=1.0)
 
-    def take(self, _answers: str, _server_id: str) -> None:
+    def take(self, _served: Served) -> None:
         """Nothing: the other host says what is answered."""
 
     async def rest(self) -> None:
@@ -217,6 +218,7 @@ class RemoteLocation:
 
     def _show(self, problem: str | None, answers: dict[str, bytes]) -> None:
         self._problem, self._answers = problem, answers
+        self.is_broken = not any(name.startswith(f"{EXTERNAL_REPOSITORY}/") for name in answers)
         if not problem:
             self._is_lost.clear()
         # One of its own: another host can be back with what it had before.

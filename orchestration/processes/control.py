@@ -104,6 +104,8 @@ class Served:
     """The host and port where other hosts ask for it, if they do."""
     elsewhere: str = ""
     """The host and port where another host serves it, if one does."""
+    is_broken: bool = False
+    """Whether its answers say that it cannot be loaded."""
 
 
 def encoded(message: Request) -> bytes:
