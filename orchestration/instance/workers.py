@@ -50,7 +50,8 @@ def mark_host() -> TextIO:
     """
     mark = _mark(socket.gethostname())
     make_private(mark.parent)
-    file = open(mark, "w")  # noqa: SIM115
+    # NFS wants files that are locked open both ways.
+    file = open(mark, "w+")  # noqa: SIM115
     fcntl.flock(file, fcntl.LOCK_SH)
     return file
 
@@ -91,7 +92,7 @@ def _is_there(host: str) -> bool:
     """Whether one of that name, such as a container, works with the same state now."""
     if not _mark(host).is_file():
         return False
-    with open(_mark(host)) as file:
+    with open(_mark(host), "r+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
