@@ -387,7 +387,7 @@ def test_the_schema_of_a_build_goes_with_it_and_nobody_elses_does(
     # libpq would quote what it takes for a port.
     environ = {**env, "BUILD_ENGINE_SERVER": "postgresql://u:pa55word/secret@127.0.0.1"}
     wrong = Place(place.project, {**place.env, **environ})
-    told = wrong.clean("--keep", "1", "--older-than", "15d")
+    told = wrong.run("clean", "--keep", "1", "--older-than", "15d", fails=True)
     assert "give no address of a database" in told
     assert "pa55word" not in told and "secret" not in told
 
