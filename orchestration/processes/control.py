@@ -9,6 +9,7 @@ import json
 import os
 import selectors
 import socket
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -21,6 +22,8 @@ SOCKET_VARIABLE = "ORCHESTRATION_CONTROL"
 TIMEOUT_SECONDS = 60.0
 # For a line that is on its way already.
 LINE_SECONDS = 5.0
+# Where there are too many open files.
+REFUSED_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -195,6 +198,7 @@ class ControlServer:
         handle: Callable[[Request, Caller], None],
     ) -> None:
         self._selector, self._handle = selector, handle
+        self._refused: str | None = None
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen(256)
@@ -204,8 +208,13 @@ class ControlServer:
         try:
             connection, _ = self._listener.accept()
         except OSError as error:
-            print(f"A request cannot be answered: {error.strerror}.", flush=True)
+            if self._refused != error.strerror:
+                print(f"No request can be answered for now: {error.strerror}.", flush=True)
+            self._refused = error.strerror
+            # Who asks stays there, and would be looked at again at once.
+            time.sleep(REFUSED_SECONDS)
             return
+        self._refused = None
         connection.settimeout(LINE_SECONDS)
         caller = Caller(connection)
         try:
