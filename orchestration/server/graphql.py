@@ -42,6 +42,9 @@ def _response(request: urllib.request.Request) -> Any:
         return OPENER.open(request, timeout=60)
     except urllib.error.HTTPError as error:
         # Dagster answers so with an error that it has met, too, and says which.
-        if error.headers.get_content_type() != "application/json":
+        if error.headers.get_content_type() == "application/json":
+            return error
+        if error.code < 500:
             raise
-        return error
+        said = f"{error.code} {error.reason}"
+        raise Refused(f"The server at {request.full_url} refused: {said}") from error

@@ -54,7 +54,8 @@ def test_up_and_its_runs_wait_for_their_database(
         gate.touch()
         assert wait_until(done.exists)
         server.wait_for_output("[daemon] Dagster's Postgres database up on")
-        assert wait_until(lambda: "slow/build waits. The server at" in followed.read_text())
+        waits = "slow/build waits. The server at"
+        assert wait_until(lambda: waits in followed.read_text()), followed.read_text()
         cluster.start()
         assert launch.wait(60) == 0, followed.read_text()
         assert PASSWORD not in followed.read_text()
