@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestration.lifecycle.results import locked
+from orchestration.lifecycle.results import locked, write_whole
 
 CONNECT_SECONDS = 5
 # In the lifecycle folder: what tells its builds from those of another one in the same database.
@@ -152,7 +152,5 @@ def _identity(lifecycle: Path) -> str:
     path = lifecycle / IDENTITY
     with locked(path, waiting=lambda: None):
         if not path.exists():
-            new = path.with_suffix(".new")
-            new.write_text(uuid.uuid4().hex)
-            new.replace(path)
+            write_whole(path, uuid.uuid4().hex)
         return path.read_text()

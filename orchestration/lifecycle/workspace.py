@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestration import OrchestrationError
-from orchestration.lifecycle.results import LOCK_FILE
+from orchestration.lifecycle.results import LOCK_FILE, write_whole
 
 # Where a file goes that a build left in its folder and, with other content, in its output folder.
 SECOND_PLACE = "product_folder"
@@ -233,9 +233,7 @@ class Workspace:
 
     def _write_state(self) -> None:
         state = {"loaded": str(self.loaded), "done": self.done, "copied": self._copied}
-        new = self.folder / "state.new"
-        new.write_text(json.dumps(state), encoding="utf-8")
-        new.replace(self.folder / "state.json")
+        write_whole(self.folder / "state.json", json.dumps(state))
 
 
 def _files(folder: Path) -> Iterator[Path]:
