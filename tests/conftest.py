@@ -77,7 +77,7 @@ def project(tmp_path: Path) -> Path:
     """A copy of the program, to generate into."""
     copy = tmp_path / "project"
     for name in ("orchestration", "templates"):
-        ignored = shutil.ignore_patterns("__pycache__", ".venv")
+        ignored = shutil.ignore_patterns("*.pyc.*", ".venv")
         shutil.copytree(PROJECT_ROOT / name, copy / name, ignore=ignored)
     shutil.copy(PROJECT_ROOT / "workspace.yaml", copy)
     return copy

@@ -18,7 +18,14 @@ from dagster import AssetKey, DagsterEventType, DagsterInstance, DagsterRunStatu
 
 from orchestration.catalog.checkout import SAMPLE_ROOT
 from orchestration.cli.main import main
-from tests.harness.processes import ORCHESTRATION, is_running, orchestration, tree, wait_until
+from tests.harness.processes import (
+    ORCHESTRATION,
+    PATIENCE,
+    is_running,
+    orchestration,
+    tree,
+    wait_until,
+)
 
 BUILD = "2026.1-1_first"
 TEMPLATES = ("bpl_libraries", "nypl_libraries", "qpl_libraries")
@@ -287,7 +294,7 @@ def test_a_cancelled_build_ends_with_all_that_it_started(
     try:
         assert wait_until(lambda: all(file.is_file() and file.read_text() for file in files))
         process.send_signal(number)
-        output, _ = process.communicate(timeout=20)
+        output, _ = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
     assert process.returncode not in (0, None)

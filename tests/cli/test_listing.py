@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from orchestration.cli.moments import Moment, last_lines
-from tests.harness.processes import ORCHESTRATION
+from tests.harness.processes import ORCHESTRATION, PATIENCE
 from tests.harness.up_server import checkout_of, copy_project, pretend_done, write_products
 
 SCHEDULE = """
@@ -40,7 +40,7 @@ def listed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     def run(*arguments: str) -> str:
         command = [*ORCHESTRATION, *arguments]
         result = subprocess.run(
-            command, cwd=project, env=env, capture_output=True, text=True, timeout=60
+            command, cwd=project, env=env, capture_output=True, text=True, timeout=PATIENCE
         )
         assert result.returncode in (0, 1), result.stderr
         return result.stdout

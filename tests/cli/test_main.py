@@ -13,7 +13,7 @@ import pytest
 
 from orchestration.catalog.checkout import PROJECT_ROOT, products_file
 from orchestration.cli.main import COMMANDS, main
-from tests.harness.processes import orchestration
+from tests.harness.processes import PATIENCE, orchestration
 
 NAMES = [module.command.name or "" for module in COMMANDS]
 
@@ -31,7 +31,7 @@ def call(python: str, project: Path, *arguments: str) -> subprocess.CompletedPro
         cwd=project,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
 
 
@@ -60,7 +60,7 @@ def test_help_is_quick_and_imports_nothing_that_takes_time() -> None:
         cwd=PROJECT_ROOT,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=PATIENCE,
     )
     assert result.stdout.endswith("\n\n"), result.stdout
 
@@ -111,7 +111,7 @@ def test_it_works_in_a_folder_with_umlauts_and_spaces_in_an_ascii_locale(
         env=env,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert (result.returncode, result.stdout) == (0, ""), result.stderr
 
@@ -175,7 +175,7 @@ def test_ctrl_c_is_never_a_traceback(command: str, project: Path, checkout: Path
             with contextlib.suppress(ProcessLookupError):
                 # As at a terminal, whose whole group hears of it.
                 os.killpg(process.pid, signal.SIGINT)
-            printed, _ = process.communicate(timeout=60)
+            printed, _ = process.communicate(timeout=PATIENCE)
         # Until there is something to tidy up, it ends by the signal itself.
         assert process.returncode in (0, 130, -signal.SIGINT) or "failed" in printed, printed
         assert "Traceback" not in printed
@@ -206,7 +206,7 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
 def test_bash_completes_in_any_folder(words: str, found: set[str]) -> None:
     script = COMPLETE.format(python=sys.executable, words=words, count=len(words.split()))
     result = subprocess.run(
-        ["bash", "-c", script], cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=20
+        ["bash", "-c", script], cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=PATIENCE
     )
     assert set(result.stdout.split("\n")[:-1]) == found, result.stderr
 
@@ -214,6 +214,6 @@ def test_bash_completes_in_any_folder(words: str, found: set[str]) -> None:
 def test_the_function_that_completes_is_the_command() -> None:
     script = f'eval "$({sys.executable} -m orchestration completion bash)"; cd /; orchestration -h'
     result = subprocess.run(
-        ["bash", "-c", script], cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=20
+        ["bash", "-c", script], cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=PATIENCE
     )
     assert result.stdout == orchestration("--help").stdout

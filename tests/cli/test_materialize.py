@@ -17,7 +17,7 @@ from dagster import DagsterInstance
 from orchestration import OrchestrationError
 from orchestration.cli.main import main
 from orchestration.cli.selection import Catalog
-from tests.harness.processes import ORCHESTRATION, wait_until
+from tests.harness.processes import ORCHESTRATION, PATIENCE, wait_until
 from tests.harness.up_server import checkout_of, copy_project, pretend_done, write_products
 
 # Each of the first two is done once the other one has begun.
@@ -50,7 +50,7 @@ class Workplace:
             env=self.env,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
         )
 
 
@@ -152,7 +152,7 @@ def test_ctrl_c_is_a_cancelled_run_and_one_line(
         assert wait_until(begun.exists)
         # As Ctrl-C does, which goes to all that the terminal sees.
         os.killpg(process.pid, number)
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=PATIENCE)
     first, _, *rest = output.splitlines()
     assert rest == ["slow/build was interrupted, and what it had started was ended."]
     assert process.returncode == 128 + number

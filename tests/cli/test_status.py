@@ -12,7 +12,7 @@ from orchestration.catalog.names import STAGES
 from orchestration.cli.client import LocationStatus
 from orchestration.cli.main import main
 from orchestration.cli.status import table
-from tests.harness.processes import ORCHESTRATION
+from tests.harness.processes import ORCHESTRATION, PATIENCE
 from tests.harness.up_server import Server, copy_project, free_port, pretend_done, serving
 
 LOCATIONS = ("park_access", "capital_projects")
@@ -188,7 +188,7 @@ def test_a_launched_run_that_somebody_cancels_is_cancelled_and_no_failure(server
         run_id = process.stdout.readline().split()[-1]
         server.wait_for_run(run_id, "STARTED")
         server.cancel(run_id)
-        told, _ = process.communicate(timeout=30)
+        told, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert "park_access/build was interrupted, and what it had started was ended." in told
     assert "Dagster" not in told
@@ -200,7 +200,7 @@ def test_ctrl_c_in_launch_leaves_the_run_to_the_server(server: Server) -> None:
         run_id = process.stdout.readline().split()[-1]
         server.wait_for_run(run_id, "STARTED")
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert said == f"park_access/build goes on: {server.url}/runs/{run_id}\n"
     assert server.run_status(run_id) == "STARTED"

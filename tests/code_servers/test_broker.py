@@ -28,7 +28,7 @@ from orchestration.processes.control import (
 )
 from orchestration.processes.dagster_internals import GET_SERVER_ID, PING
 from orchestration.runs.run_protocol import full_name, server_id_in
-from tests.harness.processes import wait_until
+from tests.harness.processes import PATIENCE, wait_until
 from tests.harness.up_server import free_port
 
 BROKER = "from pathlib import Path; from {} import run_broker; run_broker(Path({!r}))"
@@ -107,7 +107,7 @@ def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
     supervisor.stop()
 
 
-def ask(place: str, method: str, seconds: float = 10.0) -> bytes:
+def ask(place: str, method: str, seconds: float = PATIENCE) -> bytes:
     """The answer to a request without a message. Raises grpc.RpcError where there is none."""
     with grpc.insecure_channel(place, options=OPTIONS) as channel:
         reply: bytes = channel.unary_unary(method)(b"", timeout=seconds, wait_for_ready=True)

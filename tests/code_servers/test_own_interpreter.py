@@ -130,7 +130,7 @@ def project(folder: Path) -> Path:
 def server(project: Path) -> Iterator[Server]:
     with started(project) as server:
         server.wait_for_output("Dagster is at")
-        server.wait_for(lambda: server.locations()["own"] is None, seconds=60)
+        server.wait_for(lambda: server.locations()["own"] is None)
         yield server
         server.stop()
 
@@ -248,7 +248,7 @@ def test_an_interpreter_that_is_missing_is_used_once_it_is_made(server: Server) 
     server.wait_for_error("later", f"{folder}/bin/python", "does not exist", f"-m venv {folder} &&")
     assert "warning: product 'later': there is no " in server.output
     environment(folder)
-    server.wait_for(lambda: server.locations()["later"] is None, seconds=30)
+    server.wait_for(lambda: server.locations()["later"] is None)
 
 
 @pytest.mark.long

@@ -124,11 +124,11 @@ def test_what_the_system_refuses_for_now_is_done_later(server: Server) -> None:
     [folder] = server.log.parent.glob("orchestration-*")
     # As if there were no room for it.
     (folder / "workspace.new").mkdir()
-    server.products.write_text(text + NEW_PRODUCT)
+    save(server.products, text + NEW_PRODUCT)
     server.wait_for_output("What is served cannot be changed: Is a directory")
     (folder / "workspace.new").rmdir()
     server.wait_for_locations(*SAMPLE, "new_one")
-    server.products.write_text(text)
+    save(server.products, text)
     server.wait_for_locations(*SAMPLE)
 
 
@@ -138,11 +138,11 @@ def test_a_new_product_has_its_starter_partitions_though_they_were_refused(serve
     settings = server.project / ".dagster" / "dagster.yaml"
     usable = settings.read_text()
     settings.write_text("{")
-    server.products.write_text(text + NEW_PRODUCT.replace("new one", "late one"))
+    save(server.products, text + NEW_PRODUCT.replace("new one", "late one"))
     server.wait_for_output("Following products.yml ended with exit code 1. It is tried again in")
     settings.write_text(usable)
     server.wait_for(lambda: server.partitions("late_one") == set(STARTER_KEYS))
-    server.products.write_text(text)
+    save(server.products, text)
     server.wait_for_locations(*SAMPLE)
 
 
@@ -152,7 +152,7 @@ def test_a_new_product_is_served_and_can_be_run_and_goes_again_when_it_is_remove
     before, text = server.loads(), server.products.read_text()
     pretend_done(server.project, "new_one", "build")
 
-    server.products.write_text(text + NEW_PRODUCT)
+    save(server.products, text + NEW_PRODUCT)
     server.wait_for(
         lambda: (
             server.locations() == dict.fromkeys((*SAMPLE, "new_one"))
@@ -166,7 +166,7 @@ def test_a_new_product_is_served_and_can_be_run_and_goes_again_when_it_is_remove
     with_new, process = server.loads(), server.wake("new_one")
     assert {name: with_new[name] for name in before} == before
 
-    server.products.write_text(text)
+    save(server.products, text)
     server.wait_for_locations(*SAMPLE, seconds=PROMISED_SECONDS)
     server.wait_for(lambda: server.loads() == before)
     assert wait_until(lambda: process not in server.processes())
@@ -179,7 +179,7 @@ def test_an_invalid_save_changes_nothing_and_the_next_good_one_is_picked_up(
     broken = text.replace("build_command: bash build.sh", "build_comand: bash build.sh")
 
     broken += "- id: 311\n  build_command: make\n"
-    server.products.write_text(broken)
+    save(server.products, broken)
     server.wait_for_output("everything goes on as it was")
     errors = re.findall(rf"{re.escape(str(server.products))}:(\d+): (.*)", server.output)
     wrong = [broken.index(text) for text in ("- id: park access", "build_comand", "- id: 311")]
@@ -195,7 +195,7 @@ def test_an_invalid_save_changes_nothing_and_the_next_good_one_is_picked_up(
     assert server.locations() == dict.fromkeys(SAMPLE)
     assert server.loads() == before
 
-    server.products.write_text(text.replace("bash build.sh", "bash build.sh && true"))
+    save(server.products, text.replace("bash build.sh", "bash build.sh && true"))
     server.wait_for_output("Everything can be read again.")
     server.wait_for(lambda: changed(before, server.loads()) == {"park_access"}, PROMISED_SECONDS)
     module = server.project / "orchestration" / "locations" / "park_access.py"
@@ -211,7 +211,7 @@ def test_generated_files_that_somebody_takes_back_are_made_anew_and_go_on_being_
     module = server.project / "orchestration" / "locations" / "libraries.py"
     whole = workspace.read_text()
     module.unlink()
-    workspace.write_text(whole.partition("load_from")[0] + "load_from: []\n")
+    save(workspace, whole.partition("load_from")[0] + "load_from: []\n")
     assert wait_until(lambda: module.exists() and workspace.read_text() == whole)
     server.wait_for(lambda: changed(before, server.loads()) == {"libraries"})
     server.wait_for_locations(*SAMPLE)
@@ -274,7 +274,7 @@ def test_a_teams_own_definitions_are_in_its_products_location_and_in_no_other(
     before = server.loads()
     without = {name: contents(server, name) for name in SAMPLE}
     file = server.product_folder("capital-projects") / "definitions.py"
-    file.write_text(TEAM.format(asset="spending_report", product="capital_projects"))
+    save(file, TEAM.format(asset="spending_report", product="capital_projects"))
     added = {
         "assets": {"spending_report"},
         "checks": {"spending_report_is_right"},
@@ -300,8 +300,8 @@ def test_a_teams_own_definitions_are_in_its_products_location_and_in_no_other(
 def test_a_teams_sensor_launches_runs_and_its_checks_are_made(server: Server) -> None:
     before = set(server.runs())
     file = server.product_folder("libraries") / "definitions.py"
-    file.write_text(SENSOR)
-    server.wait_for(lambda: set(server.runs()) - before, seconds=30)
+    save(file, SENSOR)
+    server.wait_for(lambda: set(server.runs()) - before)
     [run] = set(server.runs()) - before
     server.wait_for_run(run)
     events = server.events(run)
@@ -321,7 +321,7 @@ def test_a_backfill_runs_every_partition(server: Server) -> None:
     }
     answer = server.query(LAUNCH_BACKFILL, parameters=parameters)["launchPartitionBackfill"]
     assert answer["__typename"] == "LaunchBackfillSuccess", answer
-    server.wait_for(lambda: len(set(server.runs()) - before) == len(STARTER_KEYS), seconds=60)
+    server.wait_for(lambda: len(set(server.runs()) - before) == len(STARTER_KEYS))
     for run in set(server.runs()) - before:
         server.wait_for_run(run)
 
@@ -332,7 +332,7 @@ def test_the_uis_reload_gives_fresh_code_of_that_location_and_of_no_other(
     before = blind.loads()
     file = blind.product_folder("libraries") / "definitions.py"
     for asset in ("first_try", "second_try"):
-        file.write_text(TEAM.format(asset=asset, product="libraries"))
+        save(file, TEAM.format(asset=asset, product="libraries"))
         blind.reload("libraries")
         # At once: the button's answer is what the page shows.
         own = {"build_libraries_nightly_qa"}
@@ -345,7 +345,7 @@ def test_without_watching_files_are_not_followed_until_somebody_asks(blind: Serv
     with blind.products.open("a") as file:
         file.write(NEW_PRODUCT)
     own = blind.product_folder("park_access") / "definitions.py"
-    own.write_text(TEAM.format(asset="noise_report", product="park_access"))
+    save(own, TEAM.format(asset="noise_report", product="park_access"))
     # A watching server has begun to reload by then.
     assert not wait_until(lambda: blind.loads() != before, seconds=2.5)
 

@@ -30,7 +30,7 @@ from orchestration.catalog.products import read_products_file
 from orchestration.definitions.ingest import ingest_definitions
 from orchestration.definitions.product import product_definitions
 from orchestration.generator.render import LOCATIONS, WORKSPACE, render
-from tests.harness.processes import orchestration
+from tests.harness.processes import PATIENCE, orchestration
 
 SNAPSHOT = Path(__file__).parent / "snapshots" / "assets.json"
 EXPECTED = {
@@ -107,7 +107,7 @@ def test_all_locations_are_valid_to_dagsters_own_check(tmp_path: Path) -> None:
         env={**os.environ, "DAGSTER_HOME": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     assert checked.returncode == 0, checked.stdout

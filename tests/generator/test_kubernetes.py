@@ -21,6 +21,7 @@ from orchestration.generator.generate import Change, pending_changes, write
 from orchestration.generator.kubernetes import VALUES, dns_label, kubernetes_files, release_of
 from orchestration.generator.render import WORKSPACE, render
 from orchestration.instance.home import CONFIGURATION
+from tests.harness.processes import PATIENCE
 
 PRODUCTS = """\
 defaults: {owners: ["team:planning"]}
@@ -216,7 +217,7 @@ def test_the_chart_makes_of_it_what_a_cluster_takes(
             capture_output=True,
             text=True,
             check=True,
-            timeout=60,
+            timeout=PATIENCE,
         )
         for each in filter(None, yaml.safe_load_all(made.stdout)):
             kubernetes_validate.validate(each, "1.30", strict=True)

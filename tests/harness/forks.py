@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any
 
 from orchestration.catalog.checkout import PROJECT_ROOT
-from tests.harness.processes import is_running
+from tests.harness.processes import PATIENCE, is_running
 
 PRELOADED = [
     "tests.harness.forks",
@@ -44,7 +44,7 @@ class Fork:
         assert self._process.pid
         self.pid = self._process.pid
 
-    def wait(self, seconds: float = 60.0) -> int:
+    def wait(self, seconds: float = PATIENCE) -> int:
         """Its exit status, negative for a signal."""
         self._process.join(seconds)
         assert self._process.exitcode is not None, f"still running:\n{self.output}"

@@ -25,6 +25,7 @@ from orchestration.instance.workers import WORKER_TAG, pid_of
 from orchestration.server.graphql import query
 from tests.harness.processes import (
     ORCHESTRATION,
+    PATIENCE,
     is_running,
     orchestration,
     pause_after,
@@ -33,8 +34,6 @@ from tests.harness.processes import (
 
 # Every process of a server has it in its environment, and no other has that value.
 MARK = "TEST_SERVER_MARK"
-START_SECONDS = 40.0
-STOP_SECONDS = 30.0
 FINISHED = {"SUCCESS", "FAILURE", "CANCELED"}
 
 LOCATIONS_QUERY = """
@@ -123,7 +122,8 @@ def copy_project(folder: Path) -> Path:
     """
     copy = folder / "project"
     for name in ("orchestration", "templates", "sample"):
-        ignored = shutil.ignore_patterns("__pycache__", ".venv", "dcpy", "*.egg-info")
+        # With what is compiled already: each copy's processes would do it anew.
+        ignored = shutil.ignore_patterns("*.pyc.*", ".venv", "dcpy", "*.egg-info")
         shutil.copytree(PROJECT_ROOT / name, copy / name, ignore=ignored)
     shutil.copy(PROJECT_ROOT / "workspace.yaml", copy)
     (checkout_of(copy) / "dcpy").symlink_to(SAMPLE_ROOT / "dcpy")
@@ -216,20 +216,20 @@ class Server:
         self.wait_for_locations(*locations)
         self.wait_for_output("Dagster is at")
 
-    def wait_for_output(self, text: str, seconds: float = START_SECONDS) -> None:
+    def wait_for_output(self, text: str, seconds: float = PATIENCE) -> None:
         """Waits until `up` has printed the text."""
         self._wait(lambda: text in self.output, f"printed {text!r}", seconds)
 
-    def wait_for(self, condition: Callable[[], object], seconds: float = 20.0) -> None:
+    def wait_for(self, condition: Callable[[], object], seconds: float = PATIENCE) -> None:
         """Waits for the condition to hold; a question that is not answered yet is asked again."""
         self._wait(condition, "what this test waits for", seconds)
 
-    def wait_for_locations(self, *names: str, seconds: float = START_SECONDS) -> None:
+    def wait_for_locations(self, *names: str, seconds: float = PATIENCE) -> None:
         """Waits until exactly these locations are served, each loaded."""
         wanted = dict.fromkeys(names)
         self._wait(lambda: self.locations() == wanted, f"loaded {', '.join(names)}", seconds)
 
-    def wait_for_error(self, name: str, *texts: str, seconds: float = 20.0) -> None:
+    def wait_for_error(self, name: str, *texts: str, seconds: float = PATIENCE) -> None:
         """Waits until the location is shown as broken, with all the texts in the reason."""
 
         def is_named() -> bool:
@@ -376,7 +376,7 @@ class Server:
         """The process of a run that has started."""
         return pid_of(self.run_tags(run_id)[WORKER_TAG])
 
-    def wait_for_run(self, run_id: str, *states: str, seconds: float = 40.0) -> None:
+    def wait_for_run(self, run_id: str, *states: str, seconds: float = PATIENCE) -> None:
         """Waits until the run is in one of the states; SUCCESS when none is named."""
         wanted = set(states or ("SUCCESS",))
 
@@ -455,7 +455,7 @@ class Server:
                     found.add(int(entry.name))
         return found
 
-    def stop(self, number: signal.Signals = signal.SIGTERM, seconds: float = STOP_SECONDS) -> int:
+    def stop(self, number: signal.Signals = signal.SIGTERM, seconds: float = PATIENCE) -> int:
         """Sends the signal to `up`; gives its exit status once nothing is left of it."""
         if number is signal.SIGINT:
             # As Ctrl-C does, which goes to all that the terminal sees.
@@ -464,7 +464,7 @@ class Server:
             self.process.send_signal(number)
         return self.wait_for_end(seconds)
 
-    def wait_for_end(self, seconds: float = STOP_SECONDS) -> int:
+    def wait_for_end(self, seconds: float = PATIENCE) -> int:
         """The exit status of `up`, once nothing is left of it."""
 
         def has_ended() -> bool:

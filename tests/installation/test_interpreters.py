@@ -6,6 +6,7 @@ import pytest
 
 from orchestration.catalog.checkout import PROJECT_ROOT
 from orchestration.installation.interpreters import find_interpreter, tried
+from tests.harness.processes import PATIENCE
 
 BROKEN_SHIM = "#!/bin/sh\necho 'pyenv: python3.13: command not found' >&2\nexit 127\n"
 
@@ -76,7 +77,7 @@ def test_a_folder_that_may_not_be_read_holds_none(tmp_path: Path, environ: dict[
             cwd=PROJECT_ROOT,
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=PATIENCE,
         )
     finally:
         hidden.chmod(0o700)

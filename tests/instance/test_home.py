@@ -1,6 +1,7 @@
 import fcntl
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,9 +70,10 @@ def test_state_of_an_earlier_version_is_moved_out_of_the_results(
 
 
 def test_state_on_another_disk_is_moved_too(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = Path("/dev/shm", own.parent.name)
-    if not other.parent.is_dir() or other.parent.stat().st_dev == own.parent.stat().st_dev:
+    second = Path("/dev/shm")
+    if not second.is_dir() or second.stat().st_dev == own.parent.stat().st_dev:
         pytest.skip("there is no second disk here")
+    other = Path(tempfile.mkdtemp(dir=second))
     try:
         monkeypatch.setenv("DCPY_LIFECYCLE_DATA_DIR", str(other))
         run = state_of_an_earlier_version(other / "dagster")

@@ -19,7 +19,7 @@ from orchestration.instance.database_claim import KEY
 from orchestration.instance.home import POSTGRES_VARIABLE, open_instance, prepare_dagster_home
 from orchestration.instance.postgres import database_url
 from tests.harness.postgres import PASSWORD, Postgres
-from tests.harness.processes import orchestration, wait_until
+from tests.harness.processes import PATIENCE, orchestration, wait_until
 
 MEET = """
 import os, sys
@@ -126,7 +126,7 @@ def test_many_hosts_that_begin_at_once_meet_in_one_database(database: str, tmp_p
         assert host.stdin
         host.stdin.write("\n")
         host.stdin.flush()
-    outputs = [host.communicate(timeout=60)[0] for host in hosts]
+    outputs = [host.communicate(timeout=PATIENCE)[0] for host in hosts]
     assert outputs == ["2\n"] * 4
 
 
@@ -162,7 +162,7 @@ def test_one_at_a_time_has_the_database_and_has_it_again_after_an_outage(
     cluster.start()
     assert wait_until(holders), "not claimed again"
     second = claims("second")
-    said = second.communicate(timeout=30)[1]
+    said = second.communicate(timeout=PATIENCE)[1]
     assert second.returncode == 1 and not (tmp_path / "second").exists()
     assert f"Another `up` has Dagster's Postgres database {tmp_path.name} on 127.0.0.1" in said
     assert f", on {socket.gethostname()}: two would launch everything twice." in said
@@ -179,7 +179,7 @@ def test_one_at_a_time_has_the_database_and_has_it_again_after_an_outage(
         assert wait_until(lambda: len(holders()) == 2)
         cluster.query(tmp_path.name, TERMINATE)
         taken.result(20)
-        said = third.communicate(timeout=30)[1]
+        said = third.communicate(timeout=PATIENCE)[1]
     waiting.dispose()
     assert third.returncode == 1 and "Another `up` has" in said
 
@@ -188,9 +188,7 @@ def test_a_database_that_is_down_is_a_sentence(
     database: str, cluster: Postgres, sample_dcpy: dict[str, str]
 ) -> None:
     cluster.stop()
-    failed = orchestration(
-        "materialize", "ingest/bpl_libraries", "20260101", env=sample_dcpy, seconds=60
-    )
+    failed = orchestration("materialize", "ingest/bpl_libraries", "20260101", env=sample_dcpy)
     assert failed.returncode == 1
     said = failed.stdout + failed.stderr
     assert "cannot be used: connection to server at" in said

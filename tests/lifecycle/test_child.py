@@ -20,7 +20,7 @@ from dagster import (
 from orchestration.catalog.checkout import PROJECT_ROOT
 from orchestration.lifecycle import child
 from orchestration.lifecycle.redaction import MASK, Redactor
-from tests.harness.processes import is_running, wait_until
+from tests.harness.processes import PATIENCE, is_running, wait_until
 
 LOGGER = logging.getLogger(__name__)
 LINUX = pytest.mark.skipif(
@@ -319,5 +319,5 @@ def test_nothing_of_a_stubborn_build_survives_its_run(
             assert all(map(is_running, pids))
         finally:
             runner.send_signal(number)
-        assert wait_until(lambda: not any(map(is_running, pids)), seconds=10)
-        assert runner.wait(10) != 0
+        assert wait_until(lambda: not any(map(is_running, pids)))
+        assert runner.wait(PATIENCE) != 0

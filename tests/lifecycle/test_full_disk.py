@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import pytest
 
 from orchestration.catalog.checkout import PROJECT_ROOT
+from tests.harness.processes import PATIENCE
 from tests.harness.up_server import checkout_of, copy_project
 
 pytestmark = pytest.mark.long
@@ -51,7 +52,7 @@ def wrong(
         env={**os.environ, **env},
         stdout=subprocess.PIPE,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=True,
     )
     found: dict[str, str | None] = json.loads(done.stdout)

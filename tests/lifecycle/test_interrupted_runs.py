@@ -87,7 +87,7 @@ def server(project: Path, killed_before: str) -> Iterator[Server]:
 def test_a_run_of_the_command_line_that_was_killed_is_failed_in_the_next_up(
     server: Server, killed_before: str
 ) -> None:
-    server.wait_for_run(killed_before, "FAILURE", seconds=60)
+    server.wait_for_run(killed_before, "FAILURE")
 
 
 def test_a_run_beyond_its_limit_is_ended_and_failed(
@@ -97,9 +97,9 @@ def test_a_run_beyond_its_limit_is_ended_and_failed(
     build_pid.unlink()
     run = server.launch("patient", "build", partition="main", tags={"dagster/max_runtime": "1"})
     build = pid_in(build_pid)
-    server.wait_for_run(run, "FAILURE", seconds=30)
+    server.wait_for_run(run, "FAILURE")
     assert "Exceeded maximum runtime of 1 seconds" in server.events(run)
-    assert wait_until(lambda: not is_running(build) and not is_running(server.run_pid(run)), 15)
+    assert wait_until(lambda: not is_running(build) and not is_running(server.run_pid(run)))
     assert server.run_status(run) == "FAILURE"
 
 
@@ -115,7 +115,7 @@ def test_a_run_whose_process_is_killed_is_failed_at_once_however_far_it_had_come
     below = descendants(pid)
     os.kill(pid, signal.SIGKILL)
     server.wait_for_run(run, "FAILURE", seconds=10)
-    assert wait_until(lambda: not any(map(is_running, {pid, *below})), 15)
+    assert wait_until(lambda: not any(map(is_running, {pid, *below})))
 
 
 @pytest.mark.long

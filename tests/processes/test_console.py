@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.processes import PATIENCE
 from tests.harness.up_server import copy_project, started, write_products
 
 ENCODINGS = ({"PYTHONIOENCODING": "latin-1"}, {"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "POSIX"})
@@ -35,7 +36,7 @@ def printing(
         [sys.executable, "-c", program(text, waits=waits, times=times)],
         stdout=output,
         env={**os.environ, **(env or {})},
-        timeout=20,
+        timeout=PATIENCE,
     ).returncode
 
 

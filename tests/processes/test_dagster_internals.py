@@ -32,7 +32,7 @@ from orchestration.processes import dagster_internals
 from orchestration.processes.dagster_internals import PRELOADED
 from orchestration.processes.forkserver import SCRIPTS, Forkserver
 from orchestration.server.supervisor import any_location
-from tests.harness.processes import wait_until
+from tests.harness.processes import PATIENCE, wait_until
 from tests.harness.up_server import copy_project, pretend_done, serving
 
 # What a fork takes over: whether it can be warm, and the threads, of which a fork has only one.
@@ -82,7 +82,7 @@ def test_what_is_rehearsed_before_the_fork_is_there() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_process_that_forks_has_one_thread() -> None:
     result = subprocess.run(
-        [sys.executable, "-c", THREADS], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", THREADS], capture_output=True, text=True, timeout=PATIENCE
     )
     assert result.stdout == "True 1\n", result.stderr
 
@@ -91,7 +91,10 @@ def load_answers(tmp_path: Path, text: str) -> tuple[dict[str, bytes], str | Non
     """What a code server would answer for a module of this text."""
     (tmp_path / "some_location.py").write_text(text)
     subprocess.run(
-        [sys.executable, "-c", ANSWERS, str(tmp_path)], capture_output=True, timeout=60, check=True
+        [sys.executable, "-c", ANSWERS, str(tmp_path)],
+        capture_output=True,
+        timeout=PATIENCE,
+        check=True,
     )
     pickled = (tmp_path / "answers").read_bytes()
     answers: tuple[dict[str, bytes], str | None] = pickle.loads(pickled)
@@ -234,7 +237,7 @@ def test_watching_is_where_it_is_replaced(monkeypatch: pytest.MonkeyPatch) -> No
         event.set()
         thread.join()
     # One thread for all of a process's locations.
-    assert isinstance(watched.get(timeout=10), dagster_internals.Workspace)
+    assert isinstance(watched.get(timeout=PATIENCE), dagster_internals.Workspace)
     assert watched.empty()
 
 

@@ -8,6 +8,7 @@ from threading import Thread
 import pytest
 
 from orchestration.processes.service import Service
+from tests.harness.processes import PATIENCE
 
 
 def test_what_is_written_without_end_is_not_shown_without_end(
@@ -21,7 +22,7 @@ def test_what_is_written_without_end_is_not_shown_without_end(
             selector,
         )
         try:
-            assert selector.select(timeout=10)
+            assert selector.select(timeout=PATIENCE)
             draining = Thread(target=service.drain)
             draining.start()
             draining.join(10)

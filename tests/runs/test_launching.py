@@ -9,6 +9,7 @@ import yaml
 
 from orchestration.definitions.following import INTERVAL_SECONDS
 from orchestration.definitions.launching import LAUNCHED_BY_TAG, launch_config
+from tests.harness.processes import PATIENCE
 from tests.harness.up_server import LAUNCH, Server, copy_project, selector, serving
 
 pytestmark = pytest.mark.long
@@ -89,7 +90,7 @@ def test_a_products_inputs_are_ingested_as_one_version_and_it_is_built_once_all_
         return [each for each, own in tags.items() if own.get("dagster/partition") == "nightly_qa"]
 
     # The daemon looks every two minutes.
-    server.wait_for(builds, seconds=INTERVAL_SECONDS + 40.0)
+    server.wait_for(builds, seconds=INTERVAL_SECONDS + PATIENCE)
     [build] = builds()
     server.wait_for_run(build)
 
@@ -108,7 +109,7 @@ def test_as_many_jobs_at_once_as_runs_may_go_on_leave_room_for_those_that_they_w
     job = "ingest_Systems"
     looks = [launch(server, "ingest", job, launch_config(job, key)) for key in keys]
     for look in looks:
-        server.wait_for_run(look, seconds=120)
+        server.wait_for_run(look)
     for each in launched_by(server, looks[-1]):
-        server.wait_for_run(each, seconds=60)
+        server.wait_for_run(each)
     assert versions(server, "library_systems") >= {*keys}

@@ -88,7 +88,7 @@ def test_a_run_survives_the_reload_of_its_location_and_the_end_of_anothers_serve
     server.reload("patient")
     os.kill(before["bystander"], signal.SIGKILL)
     # The old servers are gone for good before the run goes on.
-    assert wait_until(lambda: not any(map(is_running, before.values())), seconds=30)
+    assert wait_until(lambda: not any(map(is_running, before.values())))
     assert is_running(process)
     assert is_running(build)
     (server.product_folder("patient") / "go").touch()
@@ -113,7 +113,7 @@ def test_a_run_whose_process_is_killed_is_shown_as_failed_and_can_be_run_again(
     run = server.launch("killed", "build", partition="main")
     build = pid_in(server, "killed", "shell")
     os.kill(server.run_pid(run), signal.SIGKILL)
-    server.wait_for_run(run, "FAILURE", seconds=60)
+    server.wait_for_run(run, "FAILURE")
     # By `up`, or by Dagster's run monitoring where that happens to look first.
     found = ("The run's process was ended by SIGKILL.", "has died without saying why")
     assert any(reason in server.events(run) for reason in found)

@@ -20,7 +20,7 @@ from orchestration.processes.dagster_internals import broken_answers
 from orchestration.runs import run_protocol
 from orchestration.server.graphql import query
 from tests.harness.postgres import Postgres
-from tests.harness.processes import ORCHESTRATION, wait_until
+from tests.harness.processes import ORCHESTRATION, PATIENCE, wait_until
 from tests.harness.up_server import (
     LAUNCH,
     RUN_QUERY,
@@ -321,7 +321,7 @@ def test_what_cannot_be_served_is_a_sentence(
         | {"DATA_ENGINEERING_ROOT": str(checkout_of(hosts.projects[1])), "DAGSTER_HOME": ""},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE,
     )
     assert refused.returncode != 0
     assert said in refused.stdout + refused.stderr

@@ -20,7 +20,7 @@ from orchestration.cli.main import main
 from orchestration.code_servers.selection import Selection
 from orchestration.instance.workers import LAUNCHER_TAG, pid_of
 from tests.harness.forks import command_of, descendants
-from tests.harness.processes import orchestration, wait_until
+from tests.harness.processes import PATIENCE, orchestration, wait_until
 from tests.harness.up_server import (
     Server,
     checkout_of,
@@ -184,7 +184,7 @@ def test_killed_up_leaves_no_process_behind_and_can_come_up_again(
     server = busy[signal.SIGKILL]
     [run] = server.runs()
     server.delete_partition("libraries", "build_libraries", "nightly_qa")
-    assert server.stop(signal.SIGKILL, seconds=30) == -signal.SIGKILL
+    assert server.stop(signal.SIGKILL) == -signal.SIGKILL
     with serving(server.project, "--only", "libraries", locations=["libraries"]) as again:
         assert again.run_status(run) == "FAILURE"
         # A starter partition that somebody deleted stays deleted.
@@ -237,7 +237,7 @@ def test_the_process_that_the_user_starts_never_imports_dagster() -> None:
             [sys.executable, "-X", "importtime", "-m", "orchestration", "up", "--port", port],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
         )
     assert "Cannot listen on" in result.stderr
@@ -280,7 +280,7 @@ def test_a_supervisor_that_cannot_begin_leaves_no_temporary_folder(tmp_path: Pat
             env={**os.environ, "TMPDIR": temporary, "DAGSTER_HOME": str(tmp_path / "dagster")},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
         )
         assert refused.returncode == 1
