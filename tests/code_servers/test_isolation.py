@@ -112,7 +112,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         ready = seconds_until_ready(server)
         hanging = server.locations()["hanging"]
         server.wait_for_output("Dagster is at")
-        write_definitions(server, "looping", "while True:\n    pass\n")
+        # With what the tests beside it leave of the processor.
+        write_definitions(server, "looping", "import os\nos.nice(19)\nwhile True:\n    pass\n")
         looped = pool.submit(seconds_until_given_up, "looping")
         yield Scene(server, normal, ready, reported, hanging, looped)
         server.stop()
