@@ -27,6 +27,8 @@ LOCK = "up.lock"
 INNER = ".orchestration"
 # Which checkout a folder's content belongs to.
 MARKER = ".checkout"
+# In the name of a copy that is made to move the state to another disk, and of nobody's own copy.
+MOVING = ".being-moved-"
 # With one of these of the user's own, Dagster takes no `storage` beside it.
 OLD_STORAGES = ("run_storage", "event_log_storage", "schedule_storage")
 # A setting with one of these is taken whole: it names a class, or goes with nothing of ours.
@@ -77,8 +79,6 @@ def prepare_dagster_home() -> Path:
 
 def _move_over(old: Path, new: Path) -> None:
     """Moves Dagster's state from among the results, where earlier versions had it."""
-    for leftover in new.parent.glob(f"{new.name}.*"):
-        shutil.rmtree(leftover)
     if not old.is_dir():
         return
     if new.is_dir() and any(new.iterdir()):
@@ -92,6 +92,9 @@ def _move_over(old: Path, new: Path) -> None:
                 f"Another `up`, of an earlier version, runs on {old}. End it, then run this again."
             ) from None
         make_private(new.parent)
+        # What an interrupted move has left. Not before: another's may go on.
+        for leftover in new.parent.glob(f"{new.name}{MOVING}*"):
+            shutil.rmtree(leftover)
         try:
             old.rename(new)
         except FileNotFoundError:
@@ -99,7 +102,7 @@ def _move_over(old: Path, new: Path) -> None:
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            copy = new.with_name(f"{new.name}.{secrets.token_hex(4)}")
+            copy = new.with_name(f"{new.name}{MOVING}{secrets.token_hex(4)}")
             shutil.copytree(old, copy, symlinks=True)
             copy.rename(new)
             shutil.rmtree(old)

@@ -78,13 +78,24 @@ def test_state_on_another_disk_is_moved_too(own: Path, monkeypatch: pytest.Monke
         monkeypatch.setenv("DCPY_LIFECYCLE_DATA_DIR", str(other))
         run = state_of_an_earlier_version(other / "dagster")
         # What an interrupted move leaves is nobody's state.
-        (own / ".dagster.0123").mkdir(parents=True)
+        (own / ".dagster.being-moved-0123").mkdir(parents=True)
         prepare_dagster_home()
         assert runs_at_home() == [run]
         assert not (other / "dagster").exists()
         assert [path.name for path in own.iterdir()] == [".dagster"]
     finally:
         shutil.rmtree(other)
+
+
+def test_copies_that_somebody_has_made_of_the_state_stay(own: Path) -> None:
+    state_of_an_earlier_version(own / ".lifecycle" / "dagster")
+    (own / ".dagster.bak").mkdir()
+    (own / ".dagster.20260101").mkdir()
+    (own / ".dagster.tar.gz").touch()
+    for _ in range(2):
+        prepare_dagster_home()
+    kept = {".dagster", ".dagster.bak", ".dagster.20260101", ".dagster.tar.gz", ".lifecycle"}
+    assert {path.name for path in own.iterdir()} == kept
 
 
 def test_where_there_are_both_the_new_state_counts_and_the_old_one_is_kept(
