@@ -94,15 +94,26 @@ def superfluous(
 
 
 def results(lifecycle: Path) -> list[Result]:
-    """All that there are, those included of which only failed attempts have left something."""
+    """All that there are, those included of which only failed attempts have left something.
+
+    What dcpy has put there itself, by hand or in an earlier setup, is none.
+    """
     found = []
     for template in _folders(lifecycle / INGESTS):
-        keys = {entry.name for entry in _entries(template) if entry.name[0] != "."}
-        keys |= {match[1] for entry in _entries(template) if (match := _attempt(entry.name))}
+        entries = _entries(template)
+        keys = {entry.name for entry in entries if entry.name[0] != "." and entry.is_symlink()}
+        keys |= {match[1] for entry in entries if (match := _attempt(entry.name))}
         found += [Result(INGESTS, template.name, key) for key in sorted(keys)]
     for product in _folders(lifecycle / BUILDS):
-        found += [Result(BUILDS, product.name, build.name) for build in _folders(product)]
+        builds = [Result(BUILDS, product.name, build.name) for build in _folders(product)]
+        found += [build for build in builds if _is_ours(build, lifecycle)]
     return found
+
+
+def _is_ours(build: Result, lifecycle: Path) -> bool:
+    path = build.path(lifecycle)
+    has_stage = any((path / stage).is_symlink() for stage in KEPT_STAGES)
+    return has_stage or bool(_remains(build, lifecycle))
 
 
 def _kept(group: Sequence[Result], lifecycle: Path, keep: int) -> set[Result]:

@@ -202,6 +202,18 @@ def test_what_failed_attempts_have_left_goes(place: Place) -> None:
     assert sorted(entry.name for entry in folder.iterdir()) == ["load"]
 
 
+def test_what_dcpy_has_put_there_itself_stays(place: Place) -> None:
+    # Its variable for the folder may name the one that it has used before.
+    ingest(place, "2024")
+    own = ("builds/load/dcp_x/2024", "ingest/staging/dcp_x", "ingest/qpl_libraries/2020")
+    for name in own:
+        (place.lifecycle / name).mkdir(parents=True)
+        (place.lifecycle / name / "x.csv").touch()
+    place.age(40, *own, "builds/load/dcp_x", "builds/load")
+    assert "Removed: nothing." in place.clean("--keep", "1", "--older-than", "1d", "--yes")
+    assert all((place.lifecycle / name / "x.csv").is_file() for name in own)
+
+
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is no other disk")
 def test_what_cannot_be_removed_is_said_and_not_counted(place: Place) -> None:
     build(place, "good", "1-a", "2-b")
