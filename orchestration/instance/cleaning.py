@@ -109,7 +109,7 @@ class Cleaner:
             remove_set_aside(self._lifecycle, self._forget)
             with deciding(self._lifecycle):
                 cleaning = self._with(*self._set_aside(self._found()))
-            remove_set_aside(self._lifecycle, self._forget)
+            cleaning.problems.extend(remove_set_aside(self._lifecycle, self._forget))
             dropped = []
             for schema in cleaning.schemas:
                 try:

@@ -6,17 +6,15 @@ cleaning or, where that was killed, by the next.
 """
 
 import errno
-import os
 import re
 import secrets
-import shutil
-import stat
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from orchestration import reason_of
 from orchestration.catalog.names import STARTER_KEYS
 from orchestration.catalog.retention import Retention
 from orchestration.lifecycle.results import (
@@ -26,6 +24,7 @@ from orchestration.lifecycle.results import (
     lock_file,
     locked_if_free,
     make_private,
+    remove,
     size_of,
     write_whole,
 )
@@ -226,20 +225,33 @@ def set_aside(found: Found, lifecycle: Path) -> bool:
     return True
 
 
-def remove_set_aside(lifecycle: Path, forget: Callable[[Result], None]) -> None:
+def remove_set_aside(lifecycle: Path, forget: Callable[[Result], None]) -> list[str]:
     """Removes what was set aside, by whomever. `forget` is called with each result that is gone.
 
-    What a run makes anew meanwhile stays for the next time.
+    What a run makes anew meanwhile stays for the next time, and so does what cannot be removed, of
+    which a sentence each says why.
     """
+    problems: list[str] = []
+
+    @contextmanager
+    def going_on(entry: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            problems.append(f"{entry} stays: it cannot be removed: {reason_of(error)}")
+
     aside = lifecycle / REMOVED
     for entry in _entries(aside / LEFTOVERS):
-        _remove(entry)
+        with going_on(entry):
+            remove(entry)
     for kind in (INGESTS, BUILDS):
         for folder in _folders(aside / kind):
             for entry in _entries(folder):
-                _finish(Result(kind, folder.name, entry.name), entry, lifecycle, forget)
+                with going_on(entry):
+                    _finish(Result(kind, folder.name, entry.name), entry, lifecycle, forget)
             with suppress(OSError):
                 folder.rmdir()
+    return problems
 
 
 def _finish(result: Result, entry: Path, lifecycle: Path, forget: Callable[[Result], None]) -> None:
@@ -249,26 +261,13 @@ def _finish(result: Result, entry: Path, lifecycle: Path, forget: Callable[[Resu
             return
         if result.kind == INGESTS:
             for rest in leftovers(path):
-                _remove(rest)
+                remove(rest)
         if not (path.is_symlink() or path.exists()):
             for log in _failed_logs(path) if result.kind == INGESTS else ():
                 log.unlink()
             forget(result)
             lock_file(path).unlink(missing_ok=True)
-        _remove(entry)
-
-
-def _remove(entry: Path) -> None:
-    """Removes a file or a folder, with folders in it that nobody may write to."""
-    if entry.is_symlink() or not entry.is_dir():
-        entry.unlink(missing_ok=True)
-        return
-    for where, folders, _ in os.walk(entry):
-        for folder in (where, *(os.path.join(where, name) for name in folders)):
-            if not os.path.islink(folder):
-                with suppress(OSError):
-                    os.chmod(folder, stat.S_IRWXU)
-    shutil.rmtree(entry)
+        remove(entry)
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -19,8 +19,9 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -182,10 +183,20 @@ def _attempt_of(result: Path) -> re.Pattern[str]:
 
 def _remove_leftovers(result: Path) -> None:
     for entry in leftovers(result):
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
+        remove(entry)
+
+
+def remove(entry: Path) -> None:
+    """Removes a file or a folder, with folders in it that nobody may write to."""
+    if entry.is_symlink() or not entry.is_dir():
+        entry.unlink(missing_ok=True)
+        return
+    for where, folders, _ in os.walk(entry):
+        for folder in (where, *(os.path.join(where, name) for name in folders)):
+            if not os.path.islink(folder):
+                with suppress(OSError):
+                    os.chmod(folder, stat.S_IRWXU)
+    shutil.rmtree(entry)
 
 
 def leftovers(result: Path) -> list[Path]:

@@ -4,6 +4,8 @@ import itertools
 import logging
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +22,7 @@ from dagster._core.remote_origin import (
 )
 
 from orchestration import locations
+from orchestration.catalog.checkout import PROJECT_ROOT
 from orchestration.catalog.partition_keys import schema_name
 from orchestration.cli.main import main
 from orchestration.generator.generate import generate
@@ -229,6 +232,42 @@ def test_what_cannot_be_removed_is_said_and_not_counted(place: Place) -> None:
     assert f"{place.lifecycle}/builds/good/1-a stays: it cannot be moved" in told
     assert "Removed: nothing." in told
     assert place.builds("good") == {"1-a", "2-b"} <= place.keys("build_good")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="there are no files of another user")
+def test_what_another_user_has_left_does_not_hold_up_the_rest() -> None:
+    # As a build's container does.
+    program = """
+import os, tempfile
+from pathlib import Path
+from orchestration.lifecycle.cleaning import remove_set_aside
+with tempfile.TemporaryDirectory() as folder:
+    aside = Path(folder, ".removed")
+    kept = [aside / "leftovers/1", aside / "builds/good/1-a"]
+    gone = [aside / "leftovers/2", aside / "builds/good/2-b", aside / "ingest/x/2024"]
+    for entry in [*kept, *gone]:
+        (entry / "folder").mkdir(parents=True)
+    for path in Path(folder, "."), *Path(folder).rglob("*"):
+        if not set(kept) & {path, *path.parents}:
+            os.chown(path, 65534, 65534)
+    os.seteuid(65534)
+    problems = remove_set_aside(Path(folder), lambda result: None)
+    os.seteuid(0)
+    assert [entry.exists() for entry in kept + gone] == [True, True, False, False, False]
+    print(*problems, sep="\\n")
+"""
+    told = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=PROJECT_ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout
+    assert [line.split(".removed/")[1].partition(": ")[0] for line in told.splitlines()] == [
+        "leftovers/1 stays",
+        "builds/good/1-a stays",
+    ]
+    assert told.count("it cannot be removed: Permission denied") == 2
 
 
 OF_A_SERVER = RemoteJobOrigin(

@@ -109,6 +109,31 @@ with staged(Path(sys.argv[1]), "build") as staging:
     assert contents(tmp_path) == sorted([old.name, folder.name, "v1"])
 
 
+def test_a_folder_that_may_not_be_written_to_goes_with_a_later_attempt() -> None:
+    program = """
+import os, tempfile
+from pathlib import Path
+from orchestration.lifecycle.results import staged
+# Root may write everywhere.
+os.geteuid() or os.seteuid(65534)
+with tempfile.TemporaryDirectory() as folder:
+    result = Path(folder, "main", "build")
+    for _ in range(3):
+        with staged(result, "build") as staging:
+            (staging.folder / "locked" / "inner").mkdir(parents=True)
+            (staging.folder / "locked").chmod(0o500)
+    print(len(list(result.parent.glob(".build.*"))))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=PROJECT_ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("2\n", "")
+
+
 def test_a_stage_that_replaces_its_folder_is_published_all_the_same(tmp_path: Path) -> None:
     # dcpy's ingest deletes the folder it is given, and makes it again
     result = tmp_path / "v1"
