@@ -72,6 +72,17 @@ def test_rows_are_compared_as_a_whole_or_by_a_key(compare: Callable[..., Any]) -
         assert found["changed_columns"] == {"name": 1}
 
 
+def test_rows_of_one_key_that_are_alike_do_not_hide_that_they_have_changed(
+    compare: Callable[..., Any], lifecycle: Path
+) -> None:
+    for version, name in (("2025", "old"), ("2026", "new")):
+        folder = lifecycle / "builds" / "libraries" / version / "build"
+        (folder / "twice.csv").write_text(f"id,name\n1,{name}\n1,{name}\n2,same\n")
+    by_key = {f["name"]: f for f in compare("2025", "2026", "--key", "id", "--json")["files"]}
+    found = by_key["twice.csv"]
+    assert (found["change"], found["changed_keys"]) == ("changed", [["1"]])
+
+
 def test_the_differences_are_told_in_lines(compare: Callable[..., Any]) -> None:
     assert compare("2025", "2026", "--key", "id").splitlines()[:8] == [
         "libraries: 2025 → 2026",

@@ -122,7 +122,7 @@ def _by_key(
         # Of a key that occurs twice, all rows are one.
         connection.execute(
             f"CREATE OR REPLACE TEMP TABLE {table} AS SELECT {names}, "
-            f"bit_xor(h) AS h, count(*) AS c FROM (SELECT {keys}, "
+            f"sum(h) AS h, count(*) AS c FROM (SELECT {keys}, "
             f"{_hash(values[name] for name in others)} AS h FROM {source} t) GROUP BY {names}"
         )
 
