@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestration import OrchestrationError
-from orchestration.lifecycle.results import LOCK_FILE, write_whole
+from orchestration.lifecycle.results import LOCK_FILE, remove, write_whole
 
 # Where a file goes that a build left in its folder and, with other content, in its output folder.
 SECOND_PLACE = "product_folder"
@@ -110,6 +110,12 @@ class Workspace:
         self.done.append({"name": name, "command": command, "seconds": round(seconds, 1)})
         self._write_state()
 
+    def made(self) -> Iterator[Path]:
+        """What the build has made or changed in its folder."""
+        for path in _files(self.product):
+            if self._is_changed(str(path.relative_to(self.product))):
+                yield path
+
     def collect(self, logger: logging.Logger) -> None:
         """Moves what the build has made or changed in its folder to the output folder.
 
@@ -122,10 +128,9 @@ class Workspace:
                 place.parent.mkdir(exist_ok=True)
                 (self.output / name).rename(place)
                 logger.warning(f"{name} is the name of a file of ours; see {SECOND_PLACE}/{name}")
-        for path in list(_files(self.product)):
+        # Links first, while what they lead to is still there.
+        for path in sorted(self.made(), key=lambda path: not path.is_symlink()):
             name = str(path.relative_to(self.product))
-            if not self._is_changed(name):
-                continue
             target = self._place(name)
             if target != self.output / name:
                 logger.warning(f"{name} is in the output folder already; see {SECOND_PLACE}/{name}")
@@ -144,17 +149,31 @@ class Workspace:
     def _keep_linked(self) -> None:
         """Puts what they lead to in the place of links from the output folder to the workspace."""
         for path in [path for path in _files(self.output) if path.is_symlink()]:
-            first = Path(os.path.abspath(path.parent / os.readlink(path)))
-            target = Path(os.path.realpath(path))
-            if self.folder not in (*first.parents, *target.parents):
+            if not self._is_temporary(path):
                 continue
-            if not target.exists():
+            if not path.exists():
                 raise OrchestrationError(
-                    f"{path.relative_to(self.output)} in the output folder is a link to {first}, "
-                    "which is not there. Have the build write a file, or remove the link."
+                    f"{path.relative_to(self.output)} in the output folder is a link to "
+                    f"{_next(path)}, which is not there. Have the build write a file, or remove "
+                    "the link."
                 )
-            path.unlink()
-            _copy_of(target, path)
+            self._copy_of(path.resolve(), path)
+
+    def _is_temporary(self, link: Path) -> bool:
+        """Whether the way to what it leads to is by the workspace, which does not stay."""
+        way = {*_next(link).parents, *Path(os.path.realpath(link)).parents}
+        # The lifecycle folder can be a link itself.
+        return not way.isdisjoint((self.folder, self.folder.resolve()))
+
+    def _copy_of(self, source: Path, target: Path) -> None:
+        """Makes the copy appear as a whole: what is resumed takes what is there for that."""
+        new = self.folder / "copy"
+        remove(new)
+        copy = shutil.copytree if source.is_dir() else shutil.copy2
+        copy(source, new)
+        if new.is_dir():
+            target.unlink(missing_ok=True)
+        new.replace(target)
 
     def _link_checkout(self) -> None:
         here, source = self.checkout, self.root
@@ -217,9 +236,8 @@ class Workspace:
         return target if is_free or is_as_loaded else self.output / SECOND_PLACE / name
 
     def _move(self, path: Path, target: Path) -> None:
-        if path.is_symlink() and path.exists() and path.resolve().is_relative_to(self.folder):
-            # What it leads to does not stay.
-            _copy_of(path.resolve(), target)
+        if path.is_symlink() and path.exists() and self._is_temporary(path):
+            self._copy_of(path.resolve(), target)
         else:
             path.replace(target)
 
@@ -244,9 +262,9 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (Path(where, name) for name in [*files, *links])
 
 
-def _copy_of(source: Path, target: Path) -> None:
-    copy = shutil.copytree if source.is_dir() else shutil.copy2
-    copy(source, target)
+def _next(link: Path) -> Path:
+    """Where the link leads to, which may be a link again."""
+    return Path(os.path.abspath(link.parent / os.readlink(link)))
 
 
 def _print(path: Path) -> list[int]:

@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import resource
 import subprocess
 import threading
 from collections.abc import Callable, Mapping
@@ -173,6 +174,49 @@ def test_a_link_in_the_output_folder_that_leads_nowhere_is_a_failure(build: Runn
     said = "Product 'roads': gone.csv in the output folder is a link to .*which is not there"
     with pytest.raises(StageFailed, match=said):
         build('ln -s "$PWD/gone.csv" "$BUILD_ENV_OUTPUT_DIR"')
+
+
+def test_what_a_link_in_the_products_folder_leads_to_stays(build: Runner, lifecycle: Path) -> None:
+    build(
+        """
+        for name in {a..z}; do echo made > $name.csv; ln -s "$PWD/$name.csv" $name.link; done
+        ln -s ../bridges/codes.csv other.csv
+        """
+    )
+    kept = result(lifecycle)
+    links = [path.read_text() for path in kept.glob("*.link")]
+    assert links == ["made\n"] * 26
+    assert (kept / "other.csv").read_text() == "code\n2\n"
+
+
+def test_what_links_lead_to_stays_where_the_lifecycle_folder_is_a_link(
+    build: Runner, lifecycle: Path, tmp_path: Path
+) -> None:
+    lifecycle.rename(tmp_path / "larger disk")
+    lifecycle.symlink_to(tmp_path / "larger disk")
+    build('echo made > made.csv; ln -s "$PWD/made.csv" "$BUILD_ENV_OUTPUT_DIR/link.csv"')
+    assert (result(lifecycle) / "link.csv").read_text() == "made\n"
+
+
+def test_a_copy_that_failed_half_way_is_not_taken_for_whole(
+    build: Runner, lifecycle: Path
+) -> None:
+    command = """
+        ulimit -S -f unlimited; head -c 2000000 /dev/zero > made.csv
+        ln -s "$PWD/made.csv" "$BUILD_ENV_OUTPUT_DIR/link.csv"; ln -s made.csv other.csv
+        """
+    no_limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # As on a full disk, which has room again later.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, no_limit[1]))
+    try:
+        with pytest.raises(StageFailed, match="File too large"):
+            build(command)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, no_limit)
+    build(command, resumes=True)
+    sizes = [(result(lifecycle) / f"{name}.csv").stat().st_size for name in ("link", "other")]
+    assert sizes == [2_000_000] * 2
+    assert not (result(lifecycle) / "product_folder").exists()
 
 
 @pytest.mark.parametrize("folder", [".", "$BUILD_ENV_OUTPUT_DIR"])
