@@ -22,7 +22,7 @@ from orchestration.catalog.templated_yaml import YAML_LOADER
 from orchestration.lifecycle import child
 from orchestration.lifecycle.checks import check_tables, publishable
 from orchestration.lifecycle.child import StageFailed
-from orchestration.lifecycle.dbt import RESULTS, keep_names, test_results
+from orchestration.lifecycle.dbt import keep_names, test_results
 from orchestration.lifecycle.environment import (
     base_environment,
     build_environment,
@@ -271,7 +271,7 @@ def _build(build: Build, logger: logging.Logger) -> Built:
             if finished.returncode != 0:
                 failure = finished.failure(f"{build.subject}: {what}", failed_log(result, "build"))
                 failure.workspace = workspace.product
-                failure.checks = _dbt_results(build, workspace.product.rglob(RESULTS.name), logger)
+                failure.checks = _dbt_results(build, workspace.made(), logger)
                 raise failure
             workspace.finish(command.name, redact.text(command.run), finished.seconds)
             tail = finished.tail

@@ -382,6 +382,20 @@ def test_a_pipe_in_the_products_folder_does_not_stop_its_build(build: Runner, ro
     assert build("[ -L gone ]").outputs == []
 
 
+def test_what_dbt_has_said_before_the_build_is_not_told_of_it(build: Runner, root: Path) -> None:
+    # A developer's own run leaves it in the checkout.
+    tests = [{"unique_id": "test.roads.own", "status": "pass"}]
+    results = root / "products" / "roads" / "target" / "run_results.json"
+    results.parent.mkdir()
+    results.write_text(json.dumps({"results": tests}))
+    with pytest.raises(StageFailed) as failed:
+        build("exit 1")
+    assert failed.value.checks == []
+    with pytest.raises(StageFailed) as failed:
+        build("sed -i s/pass/fail/ target/run_results.json; exit 1")
+    assert [check.name for check in failed.value.checks] == ["own"]
+
+
 def test_a_state_that_is_kept_can_be_read(build: Runner, lifecycle: Path) -> None:
     with pytest.raises(StageFailed):
         build(["true", "kill -9 $$"])
