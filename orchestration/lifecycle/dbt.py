@@ -14,7 +14,7 @@ from typing import Any
 
 from orchestration.lifecycle.checks import BUILD_CHECKS
 from orchestration.lifecycle.outcomes import CheckResult
-from orchestration.lifecycle.results import write_whole
+from orchestration.lifecycle.results import locked, write_whole
 
 RESULTS = Path("target", "run_results.json")
 NAMES_FILE = ".dbt_tests.json"
@@ -67,14 +67,15 @@ def known_tests(product: Path) -> list[str]:
 
 def keep_names(product: Path, results: Sequence[CheckResult]) -> None:
     """Adds the tests of a build to the product's, and forgets those that none has any more."""
-    before, now = _kept(product), datetime.now(UTC)
-    kept = {
-        name: seen for name, seen in before.items() if datetime.fromisoformat(seen) > now - KEPT
-    }
-    kept |= {result.name: now.isoformat() for result in results}
-    if kept.keys() == before.keys() and _is_recent(before, results, now):
-        return
-    write_whole(product / NAMES_FILE, json.dumps(kept))
+    # Builds of several partitions may go on at once.
+    with locked(product / NAMES_FILE, waiting=lambda: None):
+        before, now = _kept(product), datetime.now(UTC)
+        kept = {
+            name: seen for name, seen in before.items() if datetime.fromisoformat(seen) > now - KEPT
+        }
+        kept |= {result.name: now.isoformat() for result in results}
+        if kept.keys() != before.keys() or not _is_recent(before, results, now):
+            write_whole(product / NAMES_FILE, json.dumps(kept))
 
 
 def _is_recent(before: Mapping[str, str], results: Sequence[CheckResult], now: datetime) -> bool:

@@ -4,6 +4,7 @@ import base64
 import json
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from orchestration.catalog.products import read_products, read_products_file
 from orchestration.catalog.yaml_file import YamlFileError
 from orchestration.definitions.ingest import build_ingest_asset
 from orchestration.definitions.product import product_definitions
+from orchestration.lifecycle.dbt import keep_names, known_tests
+from orchestration.lifecycle.outcomes import CheckResult
 
 Found = Mapping[str, AssetCheckEvaluation]
 Branches = Sequence[str]
@@ -375,6 +378,16 @@ def test_dbts_own_tests_are_checks_of_the_build_by_their_names(
         assert declared("not_null_lots_bbl")
     key = AssetCheckKey(AssetKey(["own", "build"]), "unique_lots_bbl")
     assert len(instance.event_log_storage.get_asset_check_execution_history(key, limit=9)) == 2
+
+
+def test_builds_of_two_partitions_that_end_together_both_tell_their_tests(tmp_path: Path) -> None:
+    def end(partition: str) -> None:
+        for number in range(50):
+            keep_names(tmp_path, [CheckResult(f"{partition}_{number}", True, False, "")])
+
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(end, ("main", "nightly_qa")))
+    assert len(known_tests(tmp_path)) == 100
 
 
 def test_a_test_that_dbt_has_no_more_does_not_fail_a_build_that_knows_it(
