@@ -85,9 +85,15 @@ class Workspace:
         """Takes up the workspace of an attempt that failed, with the checkout's newer files.
 
         Raises OrchestrationError where what is done there is not the beginning of `commands`, or
-        was done on another load.
+        was done on another load, or where there was no room to make the workspace.
         """
-        state = json.loads((self.folder / "state.json").read_text(encoding="utf-8"))
+        try:
+            state = json.loads((self.folder / "state.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise OrchestrationError(
+                "The unfinished build cannot be resumed: it ended before its first command. Run "
+                "this again without `resume`."
+            ) from None
         self.done, self._copied = state["done"], state["copied"]
         begun = [{name: entry[name] for name in ("name", "command")} for entry in self.done]
         if state["loaded"] != str(self.loaded) or begun != list(commands[: len(begun)]):

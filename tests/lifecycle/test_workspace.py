@@ -307,6 +307,19 @@ def test_what_does_not_fit_any_more_is_not_resumed(
         build([first, "true"], resumes=True)
 
 
+def test_a_build_that_ended_before_its_first_command_is_not_resumed(build: Runner) -> None:
+    # As on a full disk.
+    no_limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2, no_limit[1]))
+    try:
+        with pytest.raises(StageFailed, match="File too large"):
+            build("true")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, no_limit)
+    with pytest.raises(StageFailed, match="Run this again without `resume`"):
+        build("true", resumes=True)
+
+
 def test_the_commit_that_was_built_and_its_changes_are_told(build: Runner, root: Path) -> None:
     assert build("true").commit is None
     git = ["git", "-C", str(root), "-c", "user.name=a", "-c", "user.email=a@example.org"]
