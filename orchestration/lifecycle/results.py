@@ -121,7 +121,8 @@ def staged(
         )
     folder = _unfinished(result) if resumes else _new_attempt(result)
     log, work = (folder.with_name(f"{folder.name}.{suffix}") for suffix in ("log", "work"))
-    if resumes and failed_log(result, stage).exists():
+    # One that was killed has its log still, and what failed was one before it.
+    if resumes and not log.exists() and failed_log(result, stage).exists():
         failed_log(result, stage).rename(log)
     staging = Staging(folder, log, work)
     try:

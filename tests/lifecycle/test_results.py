@@ -109,6 +109,26 @@ with staged(Path(sys.argv[1]), "build") as staging:
     assert contents(tmp_path) == sorted([old.name, folder.name, "v1"])
 
 
+def test_who_resumes_a_killed_attempt_goes_on_with_its_log(tmp_path: Path) -> None:
+    result = tmp_path / "v1"
+    with pytest.raises(Stopped), staged(result, "build") as staging:
+        staging.log.write_text("of one that failed before")
+        raise Stopped
+    killed = """
+import os, signal, sys
+from pathlib import Path
+from orchestration.lifecycle.results import staged
+with staged(Path(sys.argv[1]), "build") as staging:
+    staging.work.mkdir()
+    staging.log.write_text("its own")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", killed, str(result)], cwd=PROJECT_ROOT, check=False)
+    with staged(result, "build", resumes=True) as staging:
+        pass
+    assert (result / "build.log").read_text() == "its own"
+
+
 def test_a_folder_that_may_not_be_written_to_goes_with_a_later_attempt() -> None:
     program = """
 import os, tempfile
