@@ -254,7 +254,8 @@ class Cleaner:
         return [run_id for run_id in old if run_id not in kept]
 
     def _ids(self, statuses: Sequence[DagsterRunStatus], age: float) -> Sequence[str]:
-        before = datetime.fromtimestamp(self._now - age, UTC)
+        # There is no year before the first, and no run of before 1970.
+        before = datetime.fromtimestamp(max(self._now - age, 0.0), UTC)
         return self._instance.get_run_ids(RunsFilter(statuses=statuses, created_before=before))
 
     def _makers(self, gone: Collection[Result]) -> Iterator[str]:

@@ -189,6 +189,7 @@ def test_what_the_command_line_does_not_say_is_as_in_products_yml(place: Place) 
     assert "--older-than must be a number of days or hours" in (
         place.run("clean", "--older-than", "90.0", fails=True)
     )
+    assert "all of the last 999999 days." in place.clean("--older-than", "999999d")
 
 
 def test_what_failed_attempts_have_left_goes(place: Place) -> None:
