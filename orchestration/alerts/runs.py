@@ -18,7 +18,7 @@ class Told:
     name: str
     """Of the subject, as people read it."""
     slug: str | None = None
-    """Of the product, where it is one."""
+    """Of the product whose location it is in, where it is one's."""
     planned: list[str] = field(default_factory=list)
     """The assets that the run was to make."""
     missing: list[str] = field(default_factory=list)
@@ -42,7 +42,7 @@ def told_by(instance: DagsterInstance, run: DagsterRun) -> list[Told]:
     location = location_of(run)
     job = [run.job_name]
     missing = job if run.is_failure else []
-    return list(found.values()) or [Told(f"{location}: {run.job_name}", None, job, missing)]
+    return list(found.values()) or [Told(f"{location}: {run.job_name}", location, job, missing)]
 
 
 def _place(key: AssetKey) -> int:
@@ -78,7 +78,8 @@ def _subject(key: AssetKey, run: DagsterRun) -> Told:
     if first == INGEST:
         return Told(key.to_user_string())
     if last not in STAGES:
-        return Told(f"{location_of(run)}: {key.to_user_string()}")
+        location = location_of(run)
+        return Told(f"{location}: {key.to_user_string()}", location)
     partition = run.tags.get(PARTITION_TAG, "")
     try:
         # Those of one note, such as each night's, are one thing in the course of time.

@@ -5,9 +5,29 @@ from contextlib import suppress
 from pathlib import Path
 
 from orchestration import OrchestrationError
+from orchestration.catalog.checkout import product_folder
 from orchestration.catalog.ingest_groups import IngestGroup
 from orchestration.catalog.ingest_templates import IngestTemplate
+from orchestration.catalog.products import Product, ProductsFile
 from orchestration.catalog.recipes import recipe_inputs
+
+
+def owned_recipes(products: Iterable[Product]) -> dict[str, list[str]]:
+    """The recipes of products that have owners, by their paths below products/, with these."""
+    found: dict[str, list[str]] = {}
+    for product in products:
+        if product.owners:
+            found.setdefault(f"{product.folder}/{product.recipe}", []).extend(product.owners)
+    return found
+
+
+def owners_in(
+    file: ProductsFile, templates: Sequence[IngestTemplate], root: Path
+) -> dict[str, tuple[str, ...]]:
+    """The owners of each template of the checkout at `root` that has some, by its id."""
+    owned = owned_recipes(file.products)
+    recipes = {product_folder(root, path): owners for path, owners in owned.items()}
+    return template_owners(templates, file.ingest.groups, recipes)
 
 
 def template_owners(

@@ -33,10 +33,12 @@ from orchestration.alerts.conditions import (
 )
 from orchestration.alerts.outbox import Message
 from orchestration.alerts.runs import Told, owners_of, reason, told_by
-from orchestration.catalog.checkout import checkout_root, products_file
-from orchestration.catalog.names import PARTITION_TAG, TEAM_FILE, URL_VARIABLE
+from orchestration.catalog.checkout import checkout_root, products_file, templates_folder
+from orchestration.catalog.ingest_templates import read_templates
+from orchestration.catalog.names import INGEST, PARTITION_TAG, TEAM_FILE, URL_VARIABLE
 from orchestration.catalog.notify import Notify, addresses
 from orchestration.catalog.products import Product, ProductsFile, read_products_file
+from orchestration.catalog.template_owners import owners_in
 from orchestration.lifecycle.environment import product_environment
 from orchestration.lifecycle.redaction import Redactor
 from orchestration.lifecycle.results import lifecycle_dir, make_private
@@ -107,7 +109,7 @@ def note_run(instance: DagsterInstance, run: DagsterRun) -> None:
     folder = _folder(instance)
     for told in told_by(instance, run):
         with ledger.opened(folder) as known:
-            if message := _news(instance, run, told, file.products, known, ended, link):
+            if message := _news(instance, run, told, file, known, ended, link):
                 # Before the ledger is written: killed in between, this is done again.
                 outbox.put(folder, message, ended)
 
@@ -124,26 +126,25 @@ def _news(
     instance: DagsterInstance,
     run: DagsterRun,
     told: Told,
-    products: Sequence[Product],
+    file: ProductsFile,
     known: ledger.Ledger,
     ended: float,
     link: str,
 ) -> Message | None:
     partition = run.tags.get(PARTITION_TAG)
     where = f"Partition: {partition}" if partition else ""
-    owners = owners_of(told.slug, _owners(products))
     if not (run.is_failure and told.missing):
         since = known.recovers(told.name, whats=frozenset(told.planned), time=ended)
         if since is None:
             return None
-        body = [f"It was broken since {_local(since)}.", where, owners, link]
+        body = [f"It was broken since {_local(since)}.", where, _owners_line(told, file), link]
         return Message("success", f"{told.name} is well again", "\n".join(filter(None, body)))
     what = told.missing[0]
     if not known.breaks(told.name, what=what, time=ended):
         return None
-    redact = _redactor(next((each for each in products if each.slug == told.slug), None))
+    redact = _redactor(next((each for each in file.products if each.slug == told.slug), None))
     why = redact.text(reason(instance, run, told))
-    body = [why, f"Failed: {what}", where, owners, link]
+    body = [why, f"Failed: {what}", where, _owners_line(told, file), link]
     return Message("failure", f"{told.name} failed", "\n".join(filter(None, body)))
 
 
@@ -232,6 +233,17 @@ def _digest(
     title = f"{len(broken)} broken" if broken else "All is well"
     body = Redactor(os.environ).text("\n".join(filter(None, lines)))
     return Message("warning" if broken else "info", f"Data products: {title}", body)
+
+
+def _owners_line(told: Told, file: ProductsFile) -> str:
+    location, _, template = told.name.partition("/")
+    if told.slug or location != INGEST:
+        return owners_of(told.slug, _owners(file.products))
+    try:
+        templates = read_templates(templates_folder(checkout_root()))
+    except OrchestrationError:
+        templates = []
+    return owners_of(template, owners_in(file, templates, checkout_root()))
 
 
 def _owners(products: Sequence[Product]) -> dict[str, Sequence[str]]:

@@ -177,6 +177,25 @@ def test_of_a_product_the_stage_that_failed_is_named(company: Company, webhook: 
     assert "Failed: own/plan" in message["message"]
 
 
+@pytest.mark.parametrize("key", [["ingest", "bpl_libraries"], ["own", "report"]])
+def test_owners_are_those_that_the_ui_shows_of_a_template_and_those_of_the_location_otherwise(
+    company: Company, webhook: Webhook, key: list[str]
+) -> None:
+    company.write(urls=[webhook.url])
+    recipe = company.products.parent / "own" / "recipe.yml"
+    recipe.write_text("inputs: {datasets: [{name: bpl_libraries}]}\n")
+
+    @asset(key=key)
+    def failing() -> None:
+        raise RuntimeError("no data")
+
+    tags = {".dagster/repository": f"__repository__@{key[0]}"}
+    materialize([failing], instance=company.instance, tags=tags, raise_on_error=False)
+    company.look()
+    [message] = webhook.got
+    assert "Owners: team:housing" in message["message"].splitlines()
+
+
 def test_builds_of_one_note_are_one_thing_over_the_nights(
     company: Company, webhook: Webhook
 ) -> None:
