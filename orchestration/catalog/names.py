@@ -49,6 +49,11 @@ def build_job(slug: str) -> str:
     return f"build_{slug}"
 
 
+def following_sensor(slug: str) -> str:
+    """The name of the sensor that has a product built when all of its inputs are new."""
+    return f"{build_job(slug)}_on_new_inputs"
+
+
 def inputs_job(slug: str) -> str:
     """The name of the job that ingests all that a product takes in."""
     return f"ingest_for_{slug}"

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from orchestration import OrchestrationError
-from orchestration.catalog.names import PARTITION_TAG, STAGES, TEAM_FILE
+from orchestration.catalog.names import PARTITION_TAG, STAGES, TEAM_FILE, following_sensor
 from orchestration.cli.moments import Moment, iso
 from orchestration.lifecycle.child import first_sentence
 from orchestration.server.graphql import query
@@ -21,6 +21,7 @@ LOCATIONS_QUERY = """
         name cronSchedule executionTimezone
         scheduleState { status } futureTicks(limit: 1) { results { timestamp } }
       }
+      sensors { name sensorState { status } }
     } }
   }
 } } } }
@@ -66,6 +67,8 @@ class LocationStatus:
     owners: Sequence[str] = ()
     schedules: Sequence[Mapping[str, Any]] = ()
     """Each with its `name`, `cron`, `timezone`, whether it `is_on`, and when it is `next`."""
+    follows_inputs: bool | None = None
+    """Whether it is built when all of its inputs are new; None where it is not to be."""
     partitions: Sequence[str] = ()
     last_good: Moment | None = None
     """The last build that went well."""
@@ -120,6 +123,7 @@ def read_status(url: str) -> list[LocationStatus]:
             },
             owners=[_owner(each) for each in nodes.get(name, {}).get("owners", ())],
             schedules=_schedules(entry),
+            follows_inputs=_follows_inputs(entry),
             partitions=nodes.get(name, {}).get("partitionKeys", ()),
             last_good=_last_good(latest.get((name, STAGES[2]))),
             last_failed=failures.get(name),
@@ -200,6 +204,19 @@ def _schedules(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
         for repository in _repositories(entry)
         for schedule in repository["schedules"]
     ]
+
+
+def _follows_inputs(entry: Mapping[str, Any]) -> bool | None:
+    own = following_sensor(entry["name"])
+    return next(
+        (
+            sensor["sensorState"]["status"] == "RUNNING"
+            for repository in _repositories(entry)
+            for sensor in repository["sensors"]
+            if sensor["name"] == own
+        ),
+        None,
+    )
 
 
 def _assets(entry: Mapping[str, Any]) -> list[list[str]]:

@@ -46,7 +46,7 @@ def last_failed(instance: DagsterInstance) -> dict[str, Moment]:
 
 
 def switched_schedules(instance: DagsterInstance) -> dict[tuple[str, str], bool]:
-    """Whether a schedule is on, by its location and name, where somebody has switched it."""
+    """Whether a schedule or sensor is on, by location and name, where somebody has switched it."""
     return {
         (
             state.origin.repository_origin.code_location_origin.location_name,

@@ -34,8 +34,8 @@ class Listed:
     owners: Sequence[str] = ()
     description: str | None = None
     schedules: Sequence[dict[str, Any]] = ()
-    follows_inputs: bool = False
-    """Whether it is built when all of its inputs are new."""
+    follows_inputs: bool | None = None
+    """Whether it is built when all of its inputs are new; None where it is not to be."""
     partitions: Sequence[str] = ()
     last_good: Moment | None = None
     last_failed: Moment | None = None
@@ -94,7 +94,12 @@ def command(as_json: bool) -> int:
 
 def _listing(file: "ProductsFile") -> Listing:
     from orchestration.catalog.ingest_templates import read_templates
-    from orchestration.catalog.names import STAGES, build_partition_set, ingest_partition_set
+    from orchestration.catalog.names import (
+        STAGES,
+        build_partition_set,
+        following_sensor,
+        ingest_partition_set,
+    )
     from orchestration.cli.forks import Tell, each_in_a_fork, importing
     from orchestration.definitions.interpreter import Interpreter
 
@@ -137,7 +142,11 @@ def _listing(file: "ProductsFile") -> Listing:
                     owners=product.owners,
                     description=product.description,
                     schedules=told[product.slug].get("schedules", ()),
-                    follows_inputs=any(each.follows_inputs for each in product.schedule),
+                    follows_inputs=switched.get(
+                        (product.slug, following_sensor(product.slug)), True
+                    )
+                    if any(each.follows_inputs for each in product.schedule)
+                    else None,
                     partitions=instance.get_dynamic_partitions(build_partition_set(product.slug)),
                     last_good=good.get(AssetKey([product.slug, STAGES[2]])),
                     last_failed=failed.get(product.slug),
@@ -190,9 +199,7 @@ def _schedules(
 def _text(listing: Listing) -> Iterable[str]:
     for product in listing.products:
         yield f"{product.name}  {', '.join(product.owners)}".rstrip()
-        yield from schedule_lines(product.schedules)
-        if product.follows_inputs:
-            yield "  schedule     when all inputs are new"
+        yield from schedule_lines(product.schedules, product.follows_inputs)
         keys = product.partitions
         more = f" and {len(keys) - SHOWN_PARTITIONS} more" if len(keys) > SHOWN_PARTITIONS else ""
         yield f"  partitions   {', '.join(keys[-SHOWN_PARTITIONS:]) or 'none'}{more}"

@@ -21,12 +21,19 @@ class Moment:
         return {"partition": self.partition, "time": iso(self.time), "why": self.why}
 
 
-def schedule_lines(schedules: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """A line for each: its `name`, `cron` and `timezone`; in this machine's, when it is `next`."""
+def schedule_lines(
+    schedules: Sequence[Mapping[str, Any]], follows_inputs: bool | None = None
+) -> Iterator[str]:
+    """A line for each: its `name`, `cron` and `timezone`; in this machine's, when it is `next`.
+
+    One more says whether a product is built when all of its inputs are new, unless that is None.
+    """
     for schedule in schedules:
         due = local(schedule["next"]) if schedule["is_on"] else "off"
         times = f"{schedule['cron']}, {schedule['timezone']}"
         yield f"  schedule     {schedule['name']} ({times}): {due}"
+    if follows_inputs is not None:
+        yield f"  schedule     when all inputs are new{'' if follows_inputs else ': off'}"
 
 
 def last_lines(last_good: Moment | None, last_failed: Moment | None) -> Iterator[str]:

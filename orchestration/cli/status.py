@@ -62,7 +62,7 @@ def table(locations: "Sequence[LocationStatus]") -> str:
             lines.append(f"{location.name}: {location.error}")
     for location in locations:
         told = [
-            *schedule_lines(location.schedules),
+            *schedule_lines(location.schedules, location.follows_inputs),
             *last_lines(location.last_good, location.last_failed),
         ]
         lines += ["", location.name, *told] if told else []

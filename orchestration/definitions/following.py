@@ -16,8 +16,13 @@ from dagster import (
     asset,
 )
 
-from orchestration.catalog.names import INGEST, build_job, build_partition_set
-from orchestration.catalog.schedules import ON_NEW_INPUTS, Schedule, now
+from orchestration.catalog.names import (
+    INGEST,
+    build_job,
+    build_partition_set,
+    following_sensor,
+)
+from orchestration.catalog.schedules import Schedule, now
 from orchestration.definitions.launching import launch_run
 
 NEW_INPUTS = "new_inputs"
@@ -68,7 +73,7 @@ def build_follower(
         return MaterializeResult(metadata={f"run of {key}": run for key, run in launched.items()})
 
     return new_inputs, AutomationConditionSensorDefinition(
-        f"{build_job(slug)}_{ON_NEW_INPUTS}",
+        following_sensor(slug),
         target=[key],
         default_status=DefaultSensorStatus.RUNNING,
         minimum_interval_seconds=INTERVAL_SECONDS,

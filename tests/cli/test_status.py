@@ -13,8 +13,31 @@ from orchestration.cli.client import LocationStatus
 from orchestration.cli.main import main
 from orchestration.cli.status import table
 from tests.harness.processes import ORCHESTRATION, PATIENCE
-from tests.harness.up_server import Server, copy_project, free_port, pretend_done, serving
+from tests.harness.up_server import (
+    Server,
+    checkout_of,
+    copy_project,
+    free_port,
+    pretend_done,
+    selector,
+    serving,
+)
 
+SENSOR = """
+query Sensor($sensor: SensorSelector!) {
+  sensorOrError(sensorSelector: $sensor) { ... on Sensor { id } }
+}
+"""
+STOP = """
+mutation Stop($id: String) {
+  stopSensor(id: $id) { ... on StopSensorMutationResult { instigationState { status } } }
+}
+"""
+START = """
+mutation Start($sensor: SensorSelector!) {
+  startSensor(sensorSelector: $sensor) { __typename }
+}
+"""
 LOCATIONS = ("park_access", "capital_projects")
 
 
@@ -25,6 +48,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     A proxy would serve it below a path.
     """
     project = copy_project(tmp_path_factory.mktemp("status"))
+    products = checkout_of(project) / "products" / "products.yml"
+    # The last one in it is capital_projects.
+    products.write_text(f"{products.read_text()}  schedule: on_new_inputs\n")
     pretend_done(project, "park_access", "build")
     selection = ("--only", "park access", "--owner", "budget")
     options = ("--no-watch", "--path-prefix", "/data-products", *selection)
@@ -45,13 +71,17 @@ def test_it_lists_each_location_with_the_last_run_of_each_stage(server: Server) 
     assert lines[:5] == [
         ["location", "state", "assets", "plan", "load", "build", "package"],
         ["park_access", "loaded", "5", "-", "-", "failure", "success"],
-        ["capital_projects", "loaded", "4", "-", "-", "-", "-"],
+        ["capital_projects", "loaded", "5", "-", "-", "-", "-"],
         [],
         ["park_access"],
     ]
     assert lines[5][:2] == ["schedule", "first_of_the_month"]
     assert lines[6][:3] == ["last", "failed", "main,"]
-    assert len(lines) == 7
+    assert lines[7:] == [
+        [],
+        ["capital_projects"],
+        ["schedule", "when", "all", "inputs", "are", "new"],
+    ]
     assert result.stderr == ""
 
 
@@ -73,6 +103,21 @@ def test_for_a_program_it_says_when_and_why_a_run_failed(server: Server) -> None
         for each in json.loads(server.command("list", "--json").stdout)["products"]
     }
     assert listed["park access"]["last_failed"]["why"] == failed["why"]
+    for followed in (capital_projects, listed["capital-projects"]):
+        assert followed["follows_inputs"] is True
+    for other in (park_access, listed["park access"]):
+        assert other["follows_inputs"] is None
+
+
+def test_what_follows_its_inputs_no_more_is_said_to_be_off(server: Server) -> None:
+    sensor = {**selector("capital_projects"), "sensorName": "build_capital_projects_on_new_inputs"}
+    stopped = server.query(STOP, id=server.query(SENSOR, sensor=sensor)["sensorOrError"]["id"])
+    assert stopped["stopSensor"]["instigationState"]["status"] == "STOPPED"
+    line = "  schedule     when all inputs are new: off"
+    assert line in server.status().stdout.splitlines()
+    assert line in server.command("list").stdout.splitlines()
+    server.query(START, sensor=sensor)
+    assert line not in server.status().stdout
 
 
 def test_where_the_plan_fails_the_stages_after_it_have_not(server: Server) -> None:
@@ -80,7 +125,7 @@ def test_where_the_plan_fails_the_stages_after_it_have_not(server: Server) -> No
     job = server.launch("capital_projects", *STAGES, partition="main", job="build_capital_projects")
     server.wait_for_run(job, "FAILURE")
     [line] = [each for each in server.status().stdout.splitlines() if " loaded " in each][1:]
-    assert line.split() == ["capital_projects", "loaded", "4", "failure", *["skipped"] * 3]
+    assert line.split() == ["capital_projects", "loaded", "5", "failure", *["skipped"] * 3]
 
 
 def test_the_ui_takes_the_partition_keys_that_the_command_line_takes(server: Server) -> None:
@@ -294,7 +339,7 @@ def test_it_names_what_is_broken_with_the_errors_first_line(
     assert result.returncode == 1
     _, broken, loaded, why = result.stdout.splitlines()[:4]
     assert broken.split()[:4] == ["park_access", "in", "part", "4"]
-    assert loaded.split()[:3] == ["capital_projects", "loaded", "4"]
+    assert loaded.split()[:3] == ["capital_projects", "loaded", "5"]
     assert why.startswith("park_access: ")
     assert reason in why
     assert "nor any other" not in result.stdout
