@@ -10,7 +10,7 @@ import click
 from orchestration import OrchestrationError
 from orchestration.catalog.checkout import checkout_root
 from orchestration.catalog.names import INGEST
-from orchestration.cli.options import names_option, selections
+from orchestration.cli.options import names_option, partitions, selections
 
 EPILOG = """\b
 Examples:
@@ -23,8 +23,8 @@ MARKS = {"added": "+", "removed": "-", "changed": "~"}
 
 @click.command("compare", short_help="Show how two versions differ.", epilog=EPILOG)
 @click.argument("selection", metavar="PRODUCT", shell_complete=selections)
-@click.argument("old")
-@click.argument("new")
+@click.argument("old", shell_complete=partitions)
+@click.argument("new", shell_complete=partitions)
 @names_option(
     "--key",
     metavar="NAME,…",

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 import click
 
 from orchestration.catalog.checkout import checkout_root
-from orchestration.cli.options import PRIVATE, executing, names_option, product_list
+from orchestration.cli.options import (
+    PRIVATE,
+    executing,
+    ingest_group_list,
+    names_option,
+    product_list,
+)
 
 if TYPE_CHECKING:
     from orchestration.cli.runs import Run
@@ -33,7 +39,11 @@ Examples:
     shell_complete=product_list,
 )
 @names_option(
-    "--group", "groups", metavar="GROUP,…", help="The templates of these groups of products.yml."
+    "--group",
+    "groups",
+    metavar="GROUP,…",
+    help="The templates of these groups of products.yml.",
+    shell_complete=ingest_group_list,
 )
 @executing
 def command(

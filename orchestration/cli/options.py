@@ -1,14 +1,14 @@
 """Options that several commands have, and the types of their values."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from orchestration import OrchestrationError
-from orchestration.catalog.names import url_of
+from orchestration.catalog.names import location_names, url_of
 
 if TYPE_CHECKING:
     from orchestration.cli.selection import Catalog
@@ -100,15 +100,45 @@ def _catalog() -> "Catalog | None":
         return None
 
 
-def product_list(_: click.Context, __: click.Parameter, begun: str) -> list[str]:
-    """How a list of products with commas between them goes on."""
-    before, comma, last = begun.rpartition(",")
-    slugs = [product.slug for product in catalog.products] if (catalog := _catalog()) else []
-    return [f"{before}{comma}{slug}" for slug in slugs if slug.startswith(last)]
+def _list_of(names: "Callable[[Catalog], Iterable[str]]") -> Completing:
+    """How a list of such names with commas between them goes on."""
+
+    def complete(_: click.Context, __: click.Parameter, begun: str) -> list[str]:
+        before, comma, last = begun.rpartition(",")
+        known = names(catalog) if (catalog := _catalog()) else ()
+        return [f"{before}{comma}{name}" for name in known if name.startswith(last)]
+
+    return complete
 
 
-def selections(_: click.Context, __: click.Parameter, begun: str) -> list[str]:
-    """How what can be selected goes on: products first, then what is below one, or `ingest`."""
+product_list = _list_of(lambda catalog: (product.slug for product in catalog.products))
+location_list = _list_of(
+    lambda catalog: location_names([product.slug for product in catalog.products])
+)
+owner_list = _list_of(lambda catalog: catalog.owners)
+group_list = _list_of(
+    lambda catalog: [
+        *location_names([product.slug for product in catalog.products]),
+        *catalog.group_slugs,
+    ]
+)
+ingest_group_list = _list_of(lambda catalog: catalog.group_slugs)
+
+
+def partitions(context: click.Context, _: click.Parameter, begun: str) -> list[str]:
+    """How the key of a partition goes on, of what is selected before it."""
+    # The last word is taken for the partition as long as that has not been written.
+    chosen = [context.params.get("selection"), context.params.get("partition")]
+    names = [name for each in chosen for name in ([each] if isinstance(each, str) else each or ())]
+    keys = catalog.partitions(names) if (catalog := _catalog()) else []
+    return [key for key in keys if key.startswith(begun)]
+
+
+def selections(context: click.Context, parameter: click.Parameter, begun: str) -> list[str]:
+    """How what can be selected goes on: products first, then what is below one, or `ingest`.
+
+    Or its partition, where something is selected already.
+    """
     from orchestration.catalog.names import INGEST, STAGES
 
     if not (catalog := _catalog()):
@@ -117,7 +147,8 @@ def selections(_: click.Context, __: click.Parameter, begun: str) -> list[str]:
     below = catalog.template_ids if location == INGEST else STAGES
     slugs = [product.slug for product in catalog.products]
     names = [f"{location}/{name}" for name in below] if slash else [*slugs, f"{INGEST}/"]
-    return [name for name in names if name.startswith(begun)]
+    found = [name for name in names if name.startswith(begun)]
+    return [*found, *partitions(context, parameter, begun)]
 
 
 path_prefix_option = click.option(
@@ -137,11 +168,17 @@ def selecting(command: Command) -> Command:
             click.argument("selection", nargs=-1, shell_complete=selections),
             click.argument("partition"),
             click.option("--all", "everything", is_flag=True, help="All products."),
-            names_option("--owner", metavar="OWNER,…", help="The products of these owners."),
+            names_option(
+                "--owner",
+                metavar="OWNER,…",
+                help="The products of these owners.",
+                shell_complete=owner_list,
+            ),
             names_option(
                 "--group",
                 metavar="GROUP,…",
                 help="All assets of these groups of the UI; `ingest` is the ingest templates.",
+                shell_complete=group_list,
             ),
             click.option(
                 "--config",

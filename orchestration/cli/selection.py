@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ from orchestration.catalog.ingest_templates import read_templates, templates_of
 from orchestration.catalog.names import (
     INGEST,
     STAGES,
+    STARTER_KEYS,
     build_partition_set,
     ingest_partition_set,
     inputs_job,
@@ -21,6 +23,7 @@ from orchestration.catalog.products import Product, read_products_file
 from orchestration.catalog.recipes import recipe_inputs
 from orchestration.code_servers.selection import Selection as ServedSelection
 from orchestration.definitions.interpreter import Interpreter
+from orchestration.lifecycle.results import build_folder, ingest_result, lifecycle_dir
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,30 @@ class Catalog:
     def template_ids(self) -> list[str]:
         """The ids of all ingest templates."""
         return sorted(path.stem for path in self._templates.glob("[!.]*.yml"))
+
+    @property
+    def owners(self) -> list[str]:
+        """The owners of products; a team by its name alone, as the UI shows it."""
+        owners = {owner for product in self.products for owner in product.owners}
+        return sorted(owner.removeprefix("team:") for owner in owners)
+
+    @property
+    def group_slugs(self) -> list[str]:
+        """The groups of templates of products.yml."""
+        return [group.slug for group in self._groups]
+
+    def partitions(self, names: Iterable[str]) -> list[str]:
+        """Those of what is called so that have results, or are there from the start."""
+        found: set[str] = set()
+        for name in names:
+            with suppress(OrchestrationError):
+                selection = self.select(name)
+                is_ingest = selection.location == INGEST
+                place = ingest_result if is_ingest else build_folder
+                of = selection.assets[0] if is_ingest else selection.location
+                found.update(() if is_ingest else STARTER_KEYS)
+                found.update(each.name for each in place(lifecycle_dir(), of, "").glob("[!.]*"))
+        return sorted(found)
 
     def select(self, text: str) -> Selection:
         """Reads `<product>`, `<product>/<stage>` or `ingest/<template id>`.

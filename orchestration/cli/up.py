@@ -5,7 +5,14 @@ from pathlib import Path
 
 import click
 
-from orchestration.cli.options import PRIVATE, deployed, names_option, path_prefix_option
+from orchestration.cli.options import (
+    PRIVATE,
+    deployed,
+    location_list,
+    names_option,
+    owner_list,
+    path_prefix_option,
+)
 
 EPILOG = """\b
 Examples:
@@ -22,9 +29,17 @@ Examples:
 @path_prefix_option
 @click.option("--cold", is_flag=True, help="Start every server as a fresh interpreter.")
 @names_option(
-    "--only", metavar="NAME,…", help="Serve only these products; `ingest` is the ingest templates."
+    "--only",
+    metavar="NAME,…",
+    help="Serve only these products; `ingest` is the ingest templates.",
+    shell_complete=location_list,
 )
-@names_option("--owner", metavar="OWNER,…", help="Serve only the products of these owners.")
+@names_option(
+    "--owner",
+    metavar="OWNER,…",
+    help="Serve only the products of these owners.",
+    shell_complete=owner_list,
+)
 @click.option("--no-watch", is_flag=True, help="Do not follow changes of the checkout's files.")
 @click.option(
     "--host-name",

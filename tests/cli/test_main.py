@@ -201,9 +201,20 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
         ("compare lib", {"libraries"}),
         ("ingest --for libraries,par", {"libraries,park_access"}),
         ("completion z", {"zsh"}),
+        ("materialize --owner facilities,op", {"facilities,open-space"}),
+        ("launch --group cit", {"city_libraries"}),
+        ("ingest --group cit", {"city_libraries"}),
+        ("up --only park_access,ing", {"park_access,ingest"}),
+        ("up --owner bud", {"budget"}),
+        ("materialize libraries nig", {"nightly_qa"}),
+        ("launch ingest/bpl_libraries libraries/plan ma", {"main"}),
+        ("compare libraries main 2026.", {"2026.1-1_first"}),
+        ("materialize ingest/bpl_libraries 2", {"20260101"}),
     ],
 )
-def test_bash_completes_in_any_folder(words: str, found: set[str]) -> None:
+def test_bash_completes_in_any_folder(words: str, found: set[str], lifecycle: Path) -> None:
+    (lifecycle / "builds" / "libraries" / "2026.1-1_first").mkdir(parents=True)
+    (lifecycle / "ingest" / "bpl_libraries" / "20260101").mkdir(parents=True)
     script = COMPLETE.format(python=sys.executable, words=words, count=len(words.split()))
     result = subprocess.run(
         ["bash", "-c", script], cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=PATIENCE
