@@ -31,6 +31,8 @@ class Listed:
     """A product or an ingest template, with what is known of it."""
 
     name: str
+    location: str | None = None
+    """Of a product, what it is called in Dagster and by `status`."""
     owners: Sequence[str] = ()
     description: str | None = None
     schedules: Sequence[dict[str, Any]] = ()
@@ -100,6 +102,7 @@ def _listing(file: "ProductsFile") -> Listing:
         following_sensor,
         ingest_partition_set,
     )
+    from orchestration.catalog.template_owners import owners_in
     from orchestration.cli.forks import Tell, each_in_a_fork, importing
     from orchestration.definitions.interpreter import Interpreter
 
@@ -126,6 +129,7 @@ def _listing(file: "ProductsFile") -> Listing:
         templates = read_templates(templates_folder(root))
     except OrchestrationError as error:
         problem = str(error)
+    owners = owners_in(file, templates, root)
     with open_instance(lambda _: None) as instance:
         built = {AssetKey([slug, STAGES[2]]): slug for slug in slugs}
         ingested = [AssetKey(["ingest", template.id]) for template in templates]
@@ -139,6 +143,7 @@ def _listing(file: "ProductsFile") -> Listing:
             products=[
                 Listed(
                     name=product.id,
+                    location=product.slug,
                     owners=product.owners,
                     description=product.description,
                     schedules=told[product.slug].get("schedules", ()),
@@ -165,6 +170,7 @@ def _listing(file: "ProductsFile") -> Listing:
             templates=[
                 Listed(
                     name=f"ingest/{template.id}",
+                    owners=owners.get(template.id, ()),
                     description=template.name,
                     partitions=instance.get_dynamic_partitions(ingest_partition_set(template.id)),
                     last_good=good.get(AssetKey(["ingest", template.id])),
@@ -198,7 +204,7 @@ def _schedules(
 
 def _text(listing: Listing) -> Iterable[str]:
     for product in listing.products:
-        yield f"{product.name}  {', '.join(product.owners)}".rstrip()
+        yield _heading(product)
         yield from schedule_lines(product.schedules, product.follows_inputs)
         keys = product.partitions
         more = f" and {len(keys) - SHOWN_PARTITIONS} more" if len(keys) > SHOWN_PARTITIONS else ""
@@ -210,8 +216,15 @@ def _text(listing: Listing) -> Iterable[str]:
         yield from schedule_lines(group.schedules)
         yield ""
     for template in listing.templates:
-        yield template.name
+        yield _heading(template)
         yield from _moments(template)
+
+
+def _heading(listed: Listed) -> str:
+    name = listed.name
+    if listed.location not in (None, name):
+        name = f"{name} ({listed.location})"
+    return f"{name}  {', '.join(listed.owners)}".rstrip()
 
 
 def _moments(listed: Listed) -> Iterable[str]:

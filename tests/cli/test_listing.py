@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from orchestration.cli.moments import Moment, last_lines
-from tests.harness.processes import ORCHESTRATION, PATIENCE
+from tests.harness.processes import ORCHESTRATION, PATIENCE, orchestration
 from tests.harness.up_server import checkout_of, copy_project, pretend_done, write_products
 
 SCHEDULE = """
@@ -83,6 +83,14 @@ def test_ingest_templates_are_there_too(listed: dict[str, Any]) -> None:
     names = [template["name"] for template in listed["ingest_templates"]]
     assert len(names) == 7
     assert set(names) <= set(listed["text"].splitlines())
+
+
+@pytest.mark.usefixtures("lifecycle")
+def test_a_product_is_called_as_by_status_too_and_a_template_has_the_owners_of_the_ui() -> None:
+    lines = orchestration("list").stdout.splitlines()
+    assert "park access (park_access)  team:open-space" in lines
+    assert "libraries  libraries@example.org, team:facilities" in lines
+    assert "ingest/bpl_libraries  libraries@example.org, team:facilities" in lines
 
 
 def test_a_failure_that_has_been_mended_is_said_to_be() -> None:
