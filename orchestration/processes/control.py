@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from orchestration import reason_of
 
 SOCKET_VARIABLE = "ORCHESTRATION_CONTROL"
 TIMEOUT_SECONDS = 60.0
-# For a line that is on its way already.
-LINE_SECONDS = 5.0
+# For an answer to somebody who does not read it.
+ANSWER_SECONDS = 5.0
 # Where there are too many open files.
 REFUSED_SECONDS = 0.1
 
@@ -199,6 +200,7 @@ class ControlServer:
     ) -> None:
         self._selector, self._handle = selector, handle
         self._refused: str | None = None
+        self._asking: set[socket.socket] = set()
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen(256)
@@ -215,12 +217,27 @@ class ControlServer:
             time.sleep(REFUSED_SECONDS)
             return
         self._refused = None
-        connection.settimeout(LINE_SECONDS)
+        connection.setblocking(False)
+        self._asking.add(connection)
+        # Whoever takes time to ask, or says nothing, delays nobody.
+        take = partial(self._take, connection, bytearray())
+        self._selector.register(connection, selectors.EVENT_READ, take)
+
+    def _take(self, connection: socket.socket, line: bytearray) -> None:
+        """Takes what there is of a request, and has it handled once that is all."""
+        chunk = b""
+        with suppress(OSError):
+            chunk = connection.recv(65_536)
+        line += chunk
+        if chunk and not chunk.endswith(b"\n"):
+            return
+        self._selector.unregister(connection)
+        self._asking.remove(connection)
+        connection.settimeout(ANSWER_SECONDS)
         caller = Caller(connection)
         try:
-            with connection.makefile("rb") as stream:
-                message = decoded(stream.readline())
-        except (OSError, ValueError) as error:
+            message = decoded(bytes(line))
+        except ValueError as error:
             caller.answer(error=str(error))
             return
         try:
@@ -230,5 +247,7 @@ class ControlServer:
 
     def close(self) -> None:
         """Takes no more requests."""
-        self._selector.unregister(self._listener)
-        self._listener.close()
+        for open_socket in (self._listener, *self._asking):
+            self._selector.unregister(open_socket)
+            open_socket.close()
+        self._asking.clear()
