@@ -76,6 +76,7 @@ class Location:
         self._are_known = asyncio.Event()
         self._channel: grpc.aio.Channel | None = None
         self._waking = asyncio.Lock()
+        self._may_be_awake = False
         self._active = 0
         self._used = 0.0
         self._server = server_for(self, socket)
@@ -182,6 +183,8 @@ class Location:
     async def _connect(self) -> grpc.aio.Channel:
         spent = 0.0
         while spent < CONNECT_SECONDS:
+            # It starts also where whoever asks does not wait for it any more.
+            self._may_be_awake = True
             # That takes what it takes to start it, or to find out that it cannot be.
             socket = (await _ask(control.Wake(self.name)))["socket"]
             begun = time.monotonic()
@@ -217,7 +220,8 @@ class Location:
         """Goes to sleep where there has been nothing to do for a while."""
         patience = OPERATIONS_IDLE_SECONDS if self.name == OPERATIONS else IDLE_SECONDS
         is_idle = not self._active and time.monotonic() - self._used > patience
-        if self._channel and is_idle:
+        if self._may_be_awake and is_idle:
+            self._may_be_awake = False
             self._disconnect()
             with suppress(Unreachable):
                 await _ask(control.Sleep(self.name))

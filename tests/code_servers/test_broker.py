@@ -14,6 +14,7 @@ from threading import Event, Thread
 import grpc
 import pytest
 
+from orchestration.catalog.names import OPERATIONS
 from orchestration.code_servers import broker
 from orchestration.code_servers.answers import write_answers
 from orchestration.processes.control import (
@@ -24,6 +25,7 @@ from orchestration.processes.control import (
     Frozen,
     Request,
     Served,
+    Sleep,
     Wake,
 )
 from orchestration.processes.dagster_internals import GET_SERVER_ID, PING
@@ -182,6 +184,22 @@ def test_a_long_refusal_is_told(supervisor: Supervisor) -> None:
         ask(f"unix:{supervisor.socket('one')}", ASKED)
     assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
     assert refused.value.details().startswith("It is broken: why\n")
+
+
+def test_a_location_goes_to_sleep_that_woke_after_nobody_waited_for_it_any_more(
+    supervisor: Supervisor,
+) -> None:
+    waiting: list[Caller] = []
+    supervisor.answer = waiting.append
+    supervisor.tell((OPERATIONS, "1", ""))
+    place = f"unix:{supervisor.socket(OPERATIONS)}"
+    assert is_served(place, "1")
+    with grpc.insecure_channel(place, options=OPTIONS) as channel:
+        asking = channel.unary_unary(ASKED).future(b"")
+        assert wait_until(lambda: waiting)
+        asking.cancel()
+    waiting.pop().answer(socket="any")
+    assert wait_until(lambda: Sleep(OPERATIONS) in supervisor.asked, 30)
 
 
 @pytest.mark.long
