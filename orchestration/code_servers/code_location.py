@@ -78,7 +78,7 @@ class CodeLocation:
         self._files_state, self._memory_limit = files_state, memory_limit
         self._interpreter, self._has_definitions = interpreter, has_definitions
         self._publish = publish
-        self._given_up = ""
+        self._given_up = self._giving_up = ""
         self._loaded_from: Hashable = None
         self._answers: Answers | None = None
         self._is_provisional = False
@@ -144,10 +144,10 @@ class CodeLocation:
         return self._server is not None and not self._is_serving
 
     def environment(self, env: Mapping[str, str]) -> dict[str, str]:
-        """The variables of a process that loads it, or runs what it defines; others are in `env`.
+        """The variables of a process that serves it, or runs what it defines; others are in `env`.
 
-        They are its interpreter's, where it has one for itself; and they say whether its team's
-        definitions were given up.
+        They are its interpreter's, where it has one for itself; and they say whether what is served
+        is without its team's definitions, which were given up.
         """
         interpreter = self._interpreter()
         known = interpreter.environment(env) if interpreter else dict(env)
@@ -165,7 +165,7 @@ class CodeLocation:
             self._reloading.append(caller)
         self._enter(LocationState.LOADING)
         self._stop_loading()
-        self._retry_at, self._given_up = 0.0, ""
+        self._retry_at, self._giving_up = 0.0, ""
 
     def take_kept(self) -> None:
         """Serves what it was served with before, where it would load the same now."""
@@ -197,7 +197,7 @@ class CodeLocation:
         self._loaded_from = self._files_state()
         target, limit, installation = self._answers_path, self._memory_limit(), self._installation
         interpreter, socket = self._interpreter(), self._path.with_suffix(".loading")
-        env = self.environment(self._env)
+        env = self.environment(self._env) | {GIVEN_UP: self._giving_up}
         try:
             self._loader = Service(
                 self.name,
@@ -221,7 +221,7 @@ class CodeLocation:
 
     def take(self, answers: Answers) -> None:
         """Serves these answers from now on; its code server is one of before."""
-        self._answers = answers
+        self._answers, self._given_up = answers, self._giving_up
         self._enter(LocationState.BROKEN if answers.problem else LocationState.ASLEEP)
         self._retire_server()
         self._publish(self.served)
@@ -333,9 +333,9 @@ class CodeLocation:
 
     def _give_up_definitions(self, why: str) -> bool:
         """Has it loaded once more without what its team defines, if it was not."""
-        if self._given_up or not self._has_definitions():
+        if self._giving_up or not self._has_definitions():
             return False
-        self._given_up = why[:MAX_REASON]
+        self._giving_up = why[:MAX_REASON]
         return True
 
     def _take_failure(self, loader: Service, what: str) -> None:

@@ -158,6 +158,21 @@ def assert_works_without_its_definitions(server: Server, name: str) -> None:
     assert_answers_at_once(server, name)
 
 
+def test_a_run_that_begins_while_its_location_loads_again_does_without_the_same_definitions(
+    scene: Scene,
+) -> None:
+    server, may_end = scene.server, scene.server.project / "may-end"
+    server.wait_for_error("exiting", "ended with exit code")
+    server.wake("exiting")
+    text = f"import os, time\nwhile not os.path.exists({str(may_end)!r}): time.sleep(0.05)\n"
+    write_definitions(server, "exiting", f"{text}os._exit(5)\n")
+    server.wait_for_output("[exiting] reloading")
+    pretend_done(server.project, "exiting", "load", "nightly_qa")
+    server.wait_for_run(server.launch("exiting", "build", partition="nightly_qa"), seconds=60)
+    may_end.touch()
+    server.wait_for_error("exiting", "ended with exit code 5 while loading")
+
+
 def test_a_product_that_is_added_while_others_hang_is_served_within_10_seconds(
     scene: Scene,
 ) -> None:
