@@ -198,11 +198,16 @@ class CodeLocation:
         target, limit, installation = self._answers_path, self._memory_limit(), self._installation
         interpreter, socket = self._interpreter(), self._path.with_suffix(".loading")
         env = self.environment(self._env) | {GIVEN_UP: self._giving_up}
+
+        def work() -> None:
+            self._forkserver.forget_stale_modules()
+            load(self.name, target, socket, limit, installation, interpreter)
+
         try:
             self._loader = Service(
                 self.name,
                 lambda output: self._forkserver.call(
-                    lambda: load(self.name, target, socket, limit, installation, interpreter),
+                    work,
                     env=env,
                     output=output,
                     is_expendable=True,

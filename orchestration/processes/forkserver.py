@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol
 
@@ -94,10 +94,12 @@ class Forkserver:
         gc.freeze()
         return True
 
-    @property
-    def stale_modules(self) -> Sequence[str]:
-        """This project's modules, where one of their files is not any more what was imported."""
-        return list(self._own_modules) if self.own_files != self._imported_files else ()
+    def forget_stale_modules(self) -> None:
+        """In a fork: has this project's modules imported anew where one of their files is not any
+        more what was imported."""
+        if self.own_files != self._imported_files:
+            for name in self._own_modules:
+                sys.modules.pop(name, None)
 
     @property
     def own_files(self) -> tuple[tuple[str, int, int], ...]:
@@ -153,11 +155,12 @@ class Forkserver:
                 _give_up_first(process)
             return process
         script = self._scripts[command[0]]
-        stale = self.stale_modules
 
         def work() -> None:
             prepare()
-            _console_script(script, command, stale)
+            self.forget_stale_modules()
+            sys.argv = list(command)
+            script.load()()
 
         return self.call(
             work, env=env, output=output, is_expendable=is_expendable, has_session=has_session
@@ -249,16 +252,6 @@ def _in_fork(
     os.environ.update(env)
     random.seed()
     work()
-
-
-def _console_script(
-    script: EntryPoint, command: Sequence[str], stale_modules: Sequence[str]
-) -> None:
-    # What has changed on disk since has to be found as it is.
-    for name in stale_modules:
-        sys.modules.pop(name, None)
-    sys.argv = list(command)
-    script.load()()
 
 
 def _execute(interpreter: Path, command: Sequence[str], prepare: Callable[[], None]) -> None:

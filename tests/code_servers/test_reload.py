@@ -8,7 +8,7 @@ import pytest
 
 from orchestration.catalog.names import STARTER_KEYS
 from tests.harness.processes import wait_until
-from tests.harness.up_server import Server, copy_project, pretend_done, started
+from tests.harness.up_server import Server, copy_project, pretend_done, selector, started
 
 SAMPLE = ("ingest", "libraries", "park_access", "capital_projects")
 # What the issue promises for the sample.
@@ -61,6 +61,13 @@ LAUNCH_BACKFILL = """
 mutation Backfill($parameters: LaunchBackfillParams!) {
   launchPartitionBackfill(backfillParams: $parameters) {
     __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message }
+  }
+}
+"""
+JOBS_QUERY = """
+query Jobs($location: RepositorySelector!) {
+  repositoryOrError(repositorySelector: $location) {
+    ... on Repository { jobs { name description } }
   }
 }
 """
@@ -357,3 +364,15 @@ def test_without_watching_files_are_not_followed_until_somebody_asks(blind: Serv
     after = blind.loads()
     assert not set(before.values()) & set(after.values())
     assert "noise_report" in contents(blind, "park_access")["assets"]
+
+
+def test_a_location_is_loaded_with_the_code_of_this_project_that_its_runs_will_have(
+    blind: Server,
+) -> None:
+    # As where somebody brings the project up to date beneath a running `up`.
+    code = blind.project / "orchestration" / "definitions" / "product.py"
+    save(code, code.read_text().replace('f"Builds {', 'f"Makes {'))
+    blind.reload("libraries")
+    jobs = blind.query(JOBS_QUERY, location=selector("libraries"))["repositoryOrError"]["jobs"]
+    [described] = [job["description"] for job in jobs if job["name"] == "build_libraries"]
+    assert described.startswith("Makes libraries: ")
