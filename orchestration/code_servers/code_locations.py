@@ -298,6 +298,11 @@ class CodeLocations:
                 problem = "What is still loading cannot be told of"
                 self._refusals.outlast(problem, location.tell_provisionally, None)
 
+    def end_broker(self) -> None:
+        """Ends the broker; the next one begins with new sockets."""
+        if self._broker:
+            self._broker.process.kill()
+
     def _watch_broker(self) -> None:
         now = time.monotonic()
         if self._broker and (status := self._broker.process.poll()) is not None:

@@ -99,6 +99,9 @@ class StockLocations:
         """Refuses what only a broker can ask for."""
         caller.answer(error=f"not understood: {request}")
 
+    def end_broker(self) -> None:
+        """Nothing: there is none."""
+
     def stop(self) -> None:
         """Nothing: Dagster's processes end their servers."""
 

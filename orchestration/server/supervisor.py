@@ -27,6 +27,7 @@ from orchestration.code_servers.sources import Sources
 from orchestration.definitions.product import product_definitions
 from orchestration.instance.home import has_postgres, prepare_dagster_home
 from orchestration.lifecycle.child import ending
+from orchestration.lifecycle.results import make_private
 from orchestration.processes import console, control
 from orchestration.processes.background import (
     Background,
@@ -91,15 +92,14 @@ class Supervisor:
         self.folder = folder
         self.selector = selectors.DefaultSelector()
         self.signals = Signals(self.selector)
-        self.control = control.ControlServer(
-            self.folder / "control.sock", self.selector, self._handle
-        )
+        self._socket = folder / "control.sock"
+        self.control = control.ControlServer(self._socket, self.selector, self._handle)
         self.root = checkout_root()
         path = os.pathsep.join(filter(None, [str(PROJECT_ROOT), os.environ.get("PYTHONPATH")]))
         self.env = dict(os.environ) | {
             "PYTHONPATH": path,
             "DATA_ENGINEERING_ROOT": str(self.root),
-            control.SOCKET_VARIABLE: str(self.folder / "control.sock"),
+            control.SOCKET_VARIABLE: str(self._socket),
             URL_VARIABLE: url_of(host, port, path_prefix),
         }
         self.sources = Sources(
@@ -238,7 +238,19 @@ class Supervisor:
         outlast, own = self._refusals.outlast, self.forkserver.pids
         outlast("What is left behind cannot be ended", partial(self.orphans.watch, own), None)
         outlast("The folder of results cannot be used", self.claims.keep_results, None)
+        outlast("The temporary folder cannot be used", self._keep_sockets, None)
         return outlast("Dagster's state cannot be found", self.claims.is_state_there, True)
+
+    def _keep_sockets(self) -> None:
+        """Makes them anew where somebody has tidied them away among temporary files."""
+        if self._socket.exists():
+            return
+        make_private(self.folder)
+        before = self.control
+        self.control = control.ControlServer(self._socket, self.selector, self._handle)
+        before.close()
+        self.locations.end_broker()
+        print(f"The sockets in {self.folder} are gone; they have been made anew.", flush=True)
 
     def _handle(self, request: control.Request, caller: control.Caller) -> None:
         match request:

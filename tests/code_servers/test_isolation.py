@@ -6,6 +6,7 @@ one hangs when `up` starts, one loops endlessly later on.
 
 import os
 import re
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -293,6 +294,17 @@ def test_the_broker_that_is_killed_is_back_at_once_and_nothing_is_loaded_again(
     assert server.loads() == loads
     server.wait_for(lambda: server.locations()["alone"] is None)
     server.wait_for_run(run, "SUCCESS")
+
+
+def test_what_is_tidied_away_among_temporary_files_is_made_anew(scene: Scene) -> None:
+    server, broker = scene.server, scene.server.broker()
+    workspace = server.workspace
+    shutil.rmtree(workspace.parent)
+    server.wait_for_output(f"The sockets in {workspace.parent} are gone")
+    assert wait_until(workspace.exists)
+    assert wait_until(lambda: is_answered_by_another(server, broker))
+    assert workspace.parent.stat().st_mode & 0o077 == 0
+    server.wait_for_run(server.launch("alone", "build", partition="main"))
 
 
 def is_answered_by_another(server: Server, broker: int) -> bool:

@@ -309,9 +309,14 @@ class Server:
         [pid] = pids
         return pid
 
+    @property
+    def workspace(self) -> Path:
+        """The file that says where each location is served; their sockets lie beside it."""
+        [folder] = self._temporary.glob("orchestration-*")
+        return folder / "workspace.yaml"
+
     def _sockets(self) -> dict[str, Path]:
-        [file] = self._temporary.glob("orchestration-*/workspace.yaml")
-        entries = yaml.safe_load(file.read_text(encoding="utf-8"))["load_from"]
+        entries = yaml.safe_load(self.workspace.read_text(encoding="utf-8"))["load_from"]
         servers = [entry["grpc_server"] for entry in entries]
         return {server["location_name"]: Path(server["socket"]) for server in servers}
 
