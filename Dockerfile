@@ -37,10 +37,12 @@ ENV DCPY_PYTHON=${DCPY_PYTHON:-/opt/dcpy/bin/python} \
     HOME=/tmp
 
 # `up` writes the locations anew when products.yml changes: a copy in the temporary folder takes it
-# where the root file system is read-only.
+# where the root file system is read-only. A start that was ended before it had one has left a part,
+# under the number that the next one has, too.
 RUN printf '%s\n' '#!/bin/sh' 'set -e' \
         'copy=/tmp/orchestration' \
         'if [ ! -d "$copy" ]; then' \
+        '    rm -rf "$copy.$$"' \
         '    mkdir "$copy.$$"' \
         '    cp -R /opt/orchestration/[!.]* "$copy.$$"' \
         '    mv "$copy.$$" "$copy"' \
