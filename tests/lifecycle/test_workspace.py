@@ -198,9 +198,7 @@ def test_what_links_lead_to_stays_where_the_lifecycle_folder_is_a_link(
     assert (result(lifecycle) / "link.csv").read_text() == "made\n"
 
 
-def test_a_copy_that_failed_half_way_is_not_taken_for_whole(
-    build: Runner, lifecycle: Path
-) -> None:
+def test_a_copy_that_failed_half_way_is_not_taken_for_whole(build: Runner, lifecycle: Path) -> None:
     command = """
         ulimit -S -f unlimited; head -c 2000000 /dev/zero > made.csv
         ln -s "$PWD/made.csv" "$BUILD_ENV_OUTPUT_DIR/link.csv"; ln -s made.csv other.csv
