@@ -13,7 +13,7 @@ import pytest
 
 from orchestration.catalog.checkout import PROJECT_ROOT, products_file
 from orchestration.cli.main import COMMANDS, main
-from tests.harness.processes import PATIENCE, orchestration
+from tests.harness.processes import ORCHESTRATION, PATIENCE, orchestration
 
 NAMES = [module.command.name or "" for module in COMMANDS]
 
@@ -64,14 +64,16 @@ def test_help_is_quick_and_imports_nothing_that_takes_time() -> None:
     )
     assert result.stdout.endswith("\n\n"), result.stdout
 
-    def seconds() -> float:
+    def seconds(*command: str) -> float:
         # Of the processor: the clock's would be those of all that runs beside this, too.
         before = os.times()
-        assert orchestration("--help").returncode == 0
+        subprocess.run(command, cwd=PROJECT_ROOT, stdout=subprocess.DEVNULL, check=True)
         after = os.times()
         return sum(after[2:4]) - sum(before[2:4])
 
-    assert min(seconds() for _ in range(5)) < 0.2
+    # That is 0.2 s where the processor is this one's alone.
+    least = min(seconds(sys.executable, "-c", "import click") for _ in range(5))
+    assert min(seconds(*ORCHESTRATION, "--help") for _ in range(5)) < 3 * least
 
 
 @pytest.mark.parametrize("name", NAMES)
