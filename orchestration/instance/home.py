@@ -115,7 +115,9 @@ def _mark(folder: Path, variable: str) -> None:
     A checkout that is no longer there has been moved, and is not another.
     """
     root, marker = checkout_root().resolve(), folder / MARKER
-    known = Path(os.fsdecode(marker.read_bytes())) if marker.is_file() else root
+    # A power cut can leave it empty.
+    noted = marker.read_bytes() if marker.is_file() else b""
+    known = Path(os.fsdecode(noted)) if noted else root
     if known == root or not known.is_dir():
         _write(marker, os.fsencode(root))
         return

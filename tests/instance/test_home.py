@@ -244,3 +244,13 @@ def test_a_checkout_that_was_moved_is_not_another(
     serve("before").rmdir()
     serve("after")
     assert capsys.readouterr().out == ""
+
+
+def test_a_marker_that_a_power_cut_left_empty_is_written_again(
+    chosen: Path, serve: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = serve("checkout")
+    (chosen / ".checkout").write_bytes(b"")
+    serve("checkout")
+    assert capsys.readouterr().out == ""
+    assert (chosen / ".checkout").read_text() == str(root)
