@@ -2,10 +2,10 @@
 
 import re
 import zoneinfo
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from difflib import get_close_matches
-from itertools import chain, count, takewhile
+from itertools import chain, count
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictStr
@@ -156,15 +156,6 @@ Schedules = Annotated[
     BeforeValidator(_as_list, json_schema_input_type=str | Schedule | list[str | Schedule]),
 ]
 AnySchedule = TypeVar("AnySchedule", bound=CronSchedule)
-
-
-def ticks_between(schedule: CronSchedule, begin: datetime, end: datetime) -> Iterator[datetime]:
-    """The times of a schedule with times of its own that lie between two others, both left out."""
-    from croniter import croniter
-
-    zone = zoneinfo.ZoneInfo(schedule.timezone)
-    times = croniter(schedule.cron, begin.astimezone(zone), ret_type=datetime)
-    return takewhile(lambda time: time < end, times)
 
 
 def schedule_names(job: str, schedules: Sequence[AnySchedule]) -> dict[str, AnySchedule]:

@@ -1,7 +1,8 @@
 """Schedules: when a job runs by itself, and what becomes of the times that were missed."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from itertools import takewhile
 from typing import Any
 
 from dagster import (
@@ -14,9 +15,10 @@ from dagster import (
     ScheduleEvaluationContext,
     SkipReason,
 )
+from dagster._utils.schedules import cron_string_iterator
 
 from orchestration.catalog.names import build_job, build_partition_set
-from orchestration.catalog.schedules import CronSchedule, Schedule, schedule_names, ticks_between
+from orchestration.catalog.schedules import CronSchedule, Schedule, schedule_names
 from orchestration.definitions.partitions import add_partition
 
 # Dagster's own names of tags: of what has launched a run, and of the time that this was due.
@@ -113,10 +115,19 @@ def _missed(
 ) -> Sequence[str]:
     """The times since the last one that was seen to, as they are told: the last few of them."""
     begun = _last_seen_to(instance, name, due)
-    missed = list(ticks_between(schedule, begun, due)) if begun else []
+    missed = list(_ticks_between(schedule, begun, due)) if begun else []
     shown = [_told(time) for time in missed[-MAX_TOLD:]]
     more = [f"{len(missed) - MAX_TOLD} earlier ones"] if len(missed) > MAX_TOLD else []
     return [*more, *shown]
+
+
+def _ticks_between(schedule: CronSchedule, begin: datetime, end: datetime) -> Iterator[datetime]:
+    """The times between two others, both left out, as Dagster has them where clocks change."""
+    after, before = begin.timestamp(), end.timestamp()
+    times = cron_string_iterator(after, schedule.cron, schedule.timezone)
+    # Of one time zone, Python compares what clocks show.
+    until = takewhile(lambda time: time.timestamp() < before, times)
+    return (time for time in until if time.timestamp() > after)
 
 
 def _last_seen_to(instance: DagsterInstance, name: str, due: datetime) -> datetime | None:

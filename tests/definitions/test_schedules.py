@@ -195,3 +195,12 @@ def test_a_night_after_the_one_before_makes_up_for_nothing(instance: DagsterInst
     schedule = the_schedule()
     remember(instance, schedule, NIGHT - timedelta(days=1), NIGHT)
     assert MISSED_TAG not in request(schedule, instance).tags
+
+
+def test_a_missed_night_in_which_an_hour_comes_twice_is_told_once(
+    instance: DagsterInstance,
+) -> None:
+    schedule = the_schedule(cron="30 1 * * *", timezone="America/New_York")
+    due = datetime(2026, 11, 2, 6, 30, tzinfo=UTC)
+    remember(instance, schedule, due - timedelta(days=2, hours=1))
+    assert request(schedule, instance, due).tags[MISSED_TAG] == "2026-11-01 01:30 EST"
