@@ -48,6 +48,7 @@ class DagsterServices:
         self._ended: set[str] = set()
         self._is_restarting = False
         self._are_up = False
+        self._webservers = 0
 
     @property
     def description(self) -> str:
@@ -68,9 +69,13 @@ class DagsterServices:
     def are_up(self) -> bool:
         """Whether the webserver listens, or has done so."""
         if not self._are_up and WEBSERVER in self._running:
-            with suppress(OSError), socket.create_connection((self._host, self._port)):
-                self._are_up = True
+            self._are_up = self._is_answered()
         return self._are_up
+
+    def _is_answered(self) -> bool:
+        with suppress(OSError), socket.create_connection((self._host, self._port)):
+            return True
+        return False
 
     def warm_up(self) -> None:
         """Has the webserver import what it needs, where it can wait then until `start`."""
@@ -100,6 +105,7 @@ class DagsterServices:
             self._selector,
         )
         self._ended.discard(name)
+        self._webservers += name == WEBSERVER
 
     def _prepare_for(self, name: str) -> None:
         self._prepare()
@@ -128,6 +134,10 @@ class DagsterServices:
                 print(f"The {name} {ending(status)}.", flush=True)
             self._ended.add(name)
             if not self.are_up:
+                return False
+            if name == WEBSERVER and self._webservers == 1 and self._is_answered():
+                what = f"Somebody else has taken {self.url} meanwhile"
+                print(f"{what}. Choose another --port.", flush=True)
                 return False
             if is_wanted or service.age > RESTART_SECONDS:
                 self._is_restarting = False

@@ -95,6 +95,16 @@ def test_a_second_up_on_the_same_port_is_refused_with_a_sentence(server: Server)
     assert server.locations() == dict.fromkeys(("ingest", *PRODUCTS))
 
 
+def test_up_ends_whose_port_is_taken_before_it_has_it(tmp_path: Path) -> None:
+    with started(copy_project(tmp_path), "--only", "libraries") as server, socket.socket() as taken:
+        # It has looked by now: itself, and the two that it starts.
+        assert wait_until(lambda: len(server.processes()) >= 3)
+        taken.bind(("127.0.0.1", server.port))
+        taken.listen()
+        assert server.wait_for_end() == 1
+        assert f"Somebody else has taken {server.url} meanwhile." in server.output
+
+
 def test_a_second_up_on_the_same_state_is_refused_with_a_sentence(server: Server) -> None:
     env = {"DAGSTER_HOME": str(server.project / ".dagster")}
     result = orchestration("up", "--port", str(free_port()), project=server.project, env=env)
