@@ -62,11 +62,11 @@ class Watch:
         """Whether products.yml, deployment.yml or a template of what is generated has changed."""
         templates = self._listed(self._generated_by, ".jinja")
         files = [self._products, self._deployment, *templates]
-        return self._has_changed("products", _fingerprint(files))
+        return self._has_changed(self._products, _fingerprint(files))
 
     def workspace_changed(self) -> bool:
         """Whether workspace.yaml has changed."""
-        return self._has_changed("workspace", _fingerprint([self._workspace]))
+        return self._has_changed(self._workspace, _fingerprint([self._workspace]))
 
     def changed_locations(self) -> set[str]:
         """The locations that would load differently now."""
@@ -135,6 +135,7 @@ class Watch:
         return known[1]
 
     def _has_changed(self, name: str, now: Fingerprint) -> bool:
+        """Whether what has the name, a location's or a path, is not as at the last look."""
         before = self._seen.get(name)
         self._seen[name] = now
         return before is not None and before != now
