@@ -14,6 +14,7 @@ from pydantic import (
     StrictFloat,
     StrictInt,
 )
+from pydantic_core import PydanticCustomError
 
 from orchestration.catalog.fields import Text
 
@@ -23,7 +24,10 @@ URLS_VARIABLE = "APPRISE_URLS"
 
 def _address(value: str) -> str:
     if "://" not in value:
-        raise ValueError("must be a URL of apprise, such as mailto://… or slack://…")
+        # Of a ValueError the value would be told, too, and what it says is for one service only.
+        raise PydanticCustomError(
+            "address", "must be a URL of apprise, such as mailto://… or slack://…"
+        )
     return value
 
 

@@ -393,7 +393,7 @@ def test_a_digest_that_was_due_before_midnight_is_told_after_it(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[nobody]", "must be a URL of apprise"),
+        ("['slack:t0ken']", "must be a URL of apprise"),
         ("{digest: '8:00'}", "a time of the day"),
         ("{url: x}", "unknown key `url`; did you mean `urls`?"),
     ],
@@ -401,8 +401,9 @@ def test_a_digest_that_was_due_before_midnight_is_told_after_it(
 def test_what_nobody_could_be_told_by_is_refused(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "products.yml"
     path.write_text(f"products: []\nnotify: {text}\n")
-    with pytest.raises(YamlFileError, match=said.replace("?", r"\?")):
+    with pytest.raises(YamlFileError, match=said.replace("?", r"\?")) as error:
         read_products_file(path)
+    assert "t0ken" not in str(error.value)
 
 
 def test_addresses_come_from_the_file_and_from_the_environment() -> None:
