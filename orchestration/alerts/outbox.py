@@ -116,15 +116,24 @@ def _write(path: Path, entry: dict[str, Any]) -> None:
     write_whole(path, json.dumps(entry))
 
 
+def problem_with(address: str) -> str | None:
+    """Why nothing can be sent there at all, without what is secret in the address."""
+    # Not before there is something to ask or to send: it takes as long as all else.
+    import apprise
+
+    if apprise.Apprise.instantiate(address):
+        return None
+    scheme = address.partition("://")[0]
+    return f"{scheme}://… is no address that apprise knows."
+
+
 def _send(address: str, message: Message) -> str | None:
     """Sends the message; gives the reason where that does not work."""
-    # Not before there is something to send: it takes as long as all else.
     import apprise
 
     target = apprise.Apprise.instantiate(address)
     if not target:
-        scheme = address.partition("://")[0]
-        return f"{scheme}://… is no address that apprise knows."
+        return problem_with(address)
     with apprise.LogCapture(level=apprise.logging.WARNING, fmt="%(message)s") as said:
         is_sent = target.notify(title=message.title, body=message.body, notify_type=message.kind)
         why = " ".join(line.strip() for line in said.getvalue().splitlines())

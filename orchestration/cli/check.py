@@ -69,6 +69,7 @@ def command(as_json: bool) -> int:
         problems += _of_deployment(root, listed.products)
         name = _relative(root, str(products_file(root)))
         problems += [Problem(name, None, text) for text in unmatched_patterns(listed, root)]
+        problems += [Problem(name, None, f"`notify`: {text}") for text in _of_addresses(listed)]
     problems += _of_recipes(root, listed.products)
     templates, of_templates = _of_templates(root)
     problems += of_templates
@@ -113,6 +114,15 @@ def _of_deployment(root: Path, products: "Sequence[Product]") -> Iterator[Proble
         read_deployment(root, None, products)
     except OrchestrationError as error:
         yield from _of_error(root, deployment_path(root, None), error)
+
+
+def _of_addresses(listed: "ProductsFile") -> Iterator[str]:
+    """Else it would show when something has broken, and nobody is told."""
+    for address in listed.notify.urls if listed.notify else ():
+        from orchestration.alerts.outbox import problem_with
+
+        if problem := problem_with(address):
+            yield problem
 
 
 def _of_recipes(root: Path, products: "Sequence[Product]") -> Iterator[Problem]:

@@ -59,6 +59,14 @@ def test_a_wrong_product_list_is_a_problem_with_its_line(checkout: Path) -> None
     assert "products/products.yml:3: entry 2: `id` is missing" in result.stdout
 
 
+def test_an_address_by_which_nobody_could_be_told_is_a_problem(checkout: Path) -> None:
+    products = checkout / "products" / "products.yml"
+    products.write_text(f"{products.read_text()}\nnotify: ['slak://t0ken', 'json://localhost']\n")
+    result = orchestration("check", env={"DATA_ENGINEERING_ROOT": str(checkout)})
+    said = "products/products.yml: `notify`: slak://… is no address that apprise knows.\n"
+    assert (result.returncode, result.stdout) == (1, said), result.stderr
+
+
 def test_two_locations_that_define_one_asset_are_found(checkout: Path) -> None:
     for name in ("libraries", "park_access"):
         (checkout / "products" / name / "definitions.py").write_text(
