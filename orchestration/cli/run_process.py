@@ -37,9 +37,9 @@ from orchestration.cli.interpreters import do_there
 from orchestration.cli.runs import Run, State, check_options
 from orchestration.definitions.broken import where_and_why
 from orchestration.definitions.interpreter import Interpreter
+from orchestration.definitions.partitions import add_partition
 from orchestration.instance.deaths import note_death, note_deaths
 from orchestration.instance.home import open_instance
-from orchestration.instance.partitions import add_partition
 from orchestration.instance.workers import WORKER_TAG, mark_host, process_identity
 from orchestration.lifecycle.results import locked
 

@@ -10,12 +10,6 @@ from orchestration.catalog.names import STARTER_KEYS, build_partition_set
 SEEDED = "products_with_starter_partitions"
 
 
-def add_partition(instance: DagsterInstance, name: str, key: str) -> None:
-    """Adds the key to a partition set that has it not yet."""
-    if not instance.has_dynamic_partition(name, key):
-        instance.add_dynamic_partitions(name, [key])
-
-
 def add_starter_partitions(instance: DagsterInstance, slugs: Iterable[str]) -> None:
     """Gives every product that is new to this instance its starter partitions.
 

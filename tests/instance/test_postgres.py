@@ -25,7 +25,8 @@ MEET = """
 import os, sys
 from orchestration.instance.deaths import note_deaths
 from orchestration.instance.home import open_instance, prepare_dagster_home
-from orchestration.instance.partitions import add_partition, add_starter_partitions
+from orchestration.definitions.partitions import add_partition
+from orchestration.instance.partitions import add_starter_partitions
 prepare_dagster_home()
 print("ready", flush=True)
 sys.stdin.readline()

@@ -14,6 +14,7 @@ from orchestration import locations
 from orchestration.catalog.checkout import products_file
 from orchestration.catalog.names import STARTER_KEYS
 from orchestration.catalog.products import read_products
+from orchestration.cli import run_process
 from orchestration.cli.main import main
 from orchestration.generator.generate import generate
 from orchestration.generator.render import LOCATIONS
@@ -99,6 +100,25 @@ def test_one_version_twice_and_two_versions_of_a_template_on_an_empty_database(
         assert lock["version"] == version
         parquet = (folder / "bpl_libraries" / "bpl_libraries.parquet").read_bytes()
         assert parquet[:4] == parquet[-4:] == b"PAR1"
+
+
+def add_keys(home: str) -> int:
+    with DagsterInstance.from_config(home) as instance:
+        for number in range(15):
+            # As `materialize` does.
+            vars(run_process)["add_partition"](instance, "build_x", str(number))
+    return 0
+
+
+def test_who_adds_a_key_that_another_one_adds_at_that_moment_does_not_fail(tmp_path: Path) -> None:
+    (tmp_path / "dagster.yaml").touch()
+    with DagsterInstance.from_config(str(tmp_path)) as instance:
+        instance.get_dynamic_partitions("build_x")
+    forks = [
+        Fork(add_keys, str(tmp_path), log=tmp_path / f"{number}.log", env={}) for number in range(3)
+    ]
+    for fork in forks:
+        assert fork.wait() == 0, fork.output
 
 
 def test_the_runs_of_a_product_wait_for_each_other_whoever_has_started_them(
