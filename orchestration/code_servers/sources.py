@@ -114,11 +114,11 @@ class Sources:
         """
         try:
             sources = self._watches and self.files.products_changed()
-            generated = self.files.workspace_changed()
+            generated = self.files.generated_changed()
             is_due = sources or generated or self._is_behind
             if is_due and self._watches:
                 self._generate()
-            if generated or (is_due and self.files.workspace_changed()) or self._is_behind:
+            if generated or (is_due and self.files.generated_changed()) or self._is_behind:
                 self._select()
             if is_due and self._complaint:
                 print("Everything can be read again.", flush=True)

@@ -64,9 +64,10 @@ class Watch:
         files = [self._products, self._deployment, *templates]
         return self._has_changed(self._products, _fingerprint(files))
 
-    def workspace_changed(self) -> bool:
-        """Whether workspace.yaml has changed."""
-        return self._has_changed(self._workspace, _fingerprint([self._workspace]))
+    def generated_changed(self) -> bool:
+        """Whether workspace.yaml, or a module where the locations' are, has changed."""
+        modules = self._listed(self._modules, ".py")
+        return self._has_changed(self._workspace, _fingerprint([self._workspace, *modules]))
 
     def changed_locations(self) -> set[str]:
         """The locations that would load differently now."""

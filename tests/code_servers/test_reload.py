@@ -224,6 +224,28 @@ def test_generated_files_that_somebody_takes_back_are_made_anew_and_go_on_being_
     server.wait_for_locations(*SAMPLE)
 
 
+def test_a_module_alone_that_somebody_takes_back_is_made_anew(server: Server) -> None:
+    module = server.project / "orchestration" / "locations" / "libraries.py"
+    whole = module.read_text()
+    save(module, whole.splitlines(keepends=True)[0])
+    assert wait_until(lambda: module.read_text() == whole)
+    server.wait_for_locations(*SAMPLE)
+
+
+def test_a_product_is_served_as_soon_as_nothing_is_in_the_way_of_its_module(
+    server: Server,
+) -> None:
+    text = server.products.read_text()
+    somebodys = server.project / "orchestration" / "locations" / "new_one.py"
+    somebodys.write_text("mine = True\n")
+    save(server.products, text + NEW_PRODUCT)
+    server.wait_for_output(f"{somebodys} was not generated")
+    somebodys.unlink()
+    server.wait_for_locations(*SAMPLE, "new_one")
+    save(server.products, text)
+    server.wait_for_locations(*SAMPLE)
+
+
 def sources(server: Server, product: str) -> set[str]:
     """The ingest templates that the product's plan depends on, as the UI's lineage shows them."""
     plan = server.asset(product, "plan")

@@ -21,5 +21,5 @@ def test_whatever_a_product_is_called_nothing_has_changed_where_nothing_has(
     watch.take(read_products_file(file).products)
     for _ in range(2):
         assert not watch.products_changed()
-        assert not watch.workspace_changed()
+        assert not watch.generated_changed()
         assert not watch.changed_locations()
