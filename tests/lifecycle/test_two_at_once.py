@@ -14,8 +14,8 @@ from orchestration import locations
 from orchestration.catalog.checkout import products_file
 from orchestration.catalog.names import STARTER_KEYS
 from orchestration.catalog.products import read_products
-from orchestration.cli import run_process
 from orchestration.cli.main import main
+from orchestration.definitions.partitions import add_partition
 from orchestration.generator.generate import generate
 from orchestration.generator.render import LOCATIONS
 from orchestration.instance.home import open_instance, prepare_dagster_home
@@ -105,8 +105,7 @@ def test_one_version_twice_and_two_versions_of_a_template_on_an_empty_database(
 def add_keys(home: str) -> int:
     with DagsterInstance.from_config(home) as instance:
         for number in range(15):
-            # As `materialize` does.
-            vars(run_process)["add_partition"](instance, "build_x", str(number))
+            add_partition(instance, "build_x", str(number))
     return 0
 
 
