@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from orchestration import OrchestrationError, counted
+from orchestration.cli.moments import local
 
 if TYPE_CHECKING:
     from orchestration.catalog.retention import Retention
@@ -118,8 +118,8 @@ def _lines(
 
 
 def _row(found: Any, lifecycle: Path) -> tuple[str, str, str]:
-    when = datetime.fromtimestamp(found.time).astimezone().strftime("%Y-%m-%d %H:%M")
-    return str(found.path.relative_to(lifecycle)), when, _megabytes(found.bytes)
+    path = str(found.path.relative_to(lifecycle))
+    return path, local(found.time), _megabytes(found.bytes)
 
 
 def _table(rows: Sequence[tuple[str, str, str]]) -> Iterator[str]:

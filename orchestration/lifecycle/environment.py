@@ -15,7 +15,7 @@ from dotenv.parser import parse_stream
 
 from orchestration import OrchestrationError
 from orchestration.catalog.checkout import state_folder, templates_folder
-from orchestration.catalog.products import Product
+from orchestration.catalog.products import SET_BY_STAGES, Product
 from orchestration.lifecycle import steps
 
 STEPS_FOLDER = Path(steps.__file__).parent
@@ -163,7 +163,7 @@ def product_environment(product: Product, root: Path) -> tuple[dict[str, str], s
     """The variables that products.yml gives the product, and the names of the secret ones.
 
     Those are the variables of its `env_file`, a path from the checkout's root. Raises
-    OrchestrationError where that file is missing or cannot be read.
+    OrchestrationError where that file is missing, cannot be read, or sets what a stage does.
     """
     if not product.env_file:
         return dict(product.env), set()
@@ -186,9 +186,21 @@ def product_environment(product: Product, root: Path) -> tuple[dict[str, str], s
             raise OrchestrationError(
                 f"{path}:{binding.original.line}: not a line of the form NAME=value"
             )
+        if binding.key in SET_BY_STAGES:
+            raise OrchestrationError(
+                f"{path}:{binding.original.line}: {binding.key} cannot be set here"
+                f"{SET_BY_STAGES[binding.key]}"
+            )
     secret = {b.key: b.value for b in bindings if b.key and b.value is not None}
     return {**product.env, **secret}, set(secret)
 
 
 def _strings(variables: Mapping[str, Any] | None) -> dict[str, str]:
-    return {name: str(value) for name, value in (variables or {}).items()}
+    found = {name: str(value) for name, value in (variables or {}).items()}
+    for name, value in found.items():
+        if not name or "=" in name or "\0" in name + value:
+            raise OrchestrationError(
+                f"the recipe sets a variable {name!r}, which no process can be given. Mend its "
+                "name, or its value."
+            )
+    return found

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestration.catalog.names import STARTER_KEYS
-from tests.harness.processes import wait_until
+from tests.harness.processes import promised, wait_until
 from tests.harness.up_server import Server, copy_project, pretend_done, selector, started
 
 SAMPLE = ("ingest", "libraries", "park_access", "capital_projects")
@@ -165,16 +165,16 @@ def test_a_new_product_is_served_and_can_be_run_and_goes_again_when_it_is_remove
             server.locations() == dict.fromkeys((*SAMPLE, "new_one"))
             and server.partitions("new_one") == set(STARTER_KEYS)
         ),
-        seconds=PROMISED_SECONDS,
+        seconds=promised(PROMISED_SECONDS),
     )
     # That the run comes to its end says that the daemon knows the location, too.
     run = server.launch("new_one", "package", partition="main")
-    server.wait_for_run(run, seconds=PROMISED_SECONDS)
+    server.wait_for_run(run, seconds=promised(PROMISED_SECONDS))
     with_new, process = server.loads(), server.wake("new_one")
     assert {name: with_new[name] for name in before} == before
 
     save(server.products, text)
-    server.wait_for_locations(*SAMPLE, seconds=PROMISED_SECONDS)
+    server.wait_for_locations(*SAMPLE, seconds=promised(PROMISED_SECONDS))
     server.wait_for(lambda: server.loads() == before)
     assert wait_until(lambda: process not in server.processes())
 
@@ -204,7 +204,9 @@ def test_an_invalid_save_changes_nothing_and_the_next_good_one_is_picked_up(
 
     save(server.products, text.replace("bash build.sh", "bash build.sh && true"))
     server.wait_for_output("Everything can be read again.")
-    server.wait_for(lambda: changed(before, server.loads()) == {"park_access"}, PROMISED_SECONDS)
+    server.wait_for(
+        lambda: changed(before, server.loads()) == {"park_access"}, promised(PROMISED_SECONDS)
+    )
     module = server.project / "orchestration" / "locations" / "park_access.py"
     assert "bash build.sh && true" in module.read_text()
     server.wait_for_locations(*SAMPLE)
@@ -260,11 +262,12 @@ def test_saving_a_recipe_reloads_its_location_and_lineage_and_owners_follow(serv
     replace(recipe, "  - name: qpl_libraries\n", "  - name: dpr_parks\n  - name: new_libraries\n")
     server.wait_for(
         lambda: sources(server, "libraries") == {"bpl_libraries", "nypl_libraries", "dpr_parks"},
-        PROMISED_SECONDS,
+        promised(PROMISED_SECONDS),
     )
     # Who takes a template in owns it.
     server.wait_for(
-        lambda: changed(before, server.loads()) == {"ingest", "libraries"}, PROMISED_SECONDS
+        lambda: changed(before, server.loads()) == {"ingest", "libraries"},
+        promised(PROMISED_SECONDS),
     )
 
     # A template that the recipe names already.
@@ -273,14 +276,17 @@ def test_saving_a_recipe_reloads_its_location_and_lineage_and_owners_follow(serv
     text = (templates / "qpl_libraries.yml").read_text()
     new = templates / "new_libraries.yml"
     save(new, text.replace("qpl_libraries", "new_libraries"))
-    server.wait_for(lambda: server.asset("ingest", "new_libraries"), PROMISED_SECONDS)
-    server.wait_for(lambda: "new_libraries" in sources(server, "libraries"), PROMISED_SECONDS)
+    server.wait_for(lambda: server.asset("ingest", "new_libraries"), promised(PROMISED_SECONDS))
     server.wait_for(
-        lambda: changed(before, server.loads()) == {"ingest", "libraries"}, PROMISED_SECONDS
+        lambda: "new_libraries" in sources(server, "libraries"), promised(PROMISED_SECONDS)
+    )
+    server.wait_for(
+        lambda: changed(before, server.loads()) == {"ingest", "libraries"},
+        promised(PROMISED_SECONDS),
     )
 
     new.unlink()
-    server.wait_for(lambda: not server.asset("ingest", "new_libraries"), PROMISED_SECONDS)
+    server.wait_for(lambda: not server.asset("ingest", "new_libraries"), promised(PROMISED_SECONDS))
 
 
 def contents(server: Server, location: str) -> dict[str, set[str]]:
@@ -310,7 +316,9 @@ def test_a_teams_own_definitions_are_in_its_products_location_and_in_no_other(
         "schedules": {"spending_report_every_day"},
     }
     wanted = {kind: without["capital_projects"][kind] | names for kind, names in added.items()}
-    server.wait_for(lambda: contents(server, "capital_projects") == wanted, PROMISED_SECONDS)
+    server.wait_for(
+        lambda: contents(server, "capital_projects") == wanted, promised(PROMISED_SECONDS)
+    )
     assert changed(before, server.loads()) == {"capital_projects"}
     # Nor in another that loads later.
     server.reload("libraries")
@@ -322,7 +330,7 @@ def test_a_teams_own_definitions_are_in_its_products_location_and_in_no_other(
     file.unlink()
     server.wait_for(
         lambda: contents(server, "capital_projects") == without["capital_projects"],
-        PROMISED_SECONDS,
+        promised(PROMISED_SECONDS),
     )
 
 

@@ -45,6 +45,14 @@ def wait_until(condition: Callable[[], object], seconds: float = PATIENCE) -> bo
     return True
 
 
+def promised(seconds: float) -> float:
+    """Within how many seconds that may be asked for here and now which is promised in so many.
+
+    That is where the processors are a user's alone; here they are in use several times over.
+    """
+    return seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 def pause_after(waited: float, least: float = 0.02) -> float:
     """Seconds until the next look, after so many: each look costs what others wait for here."""
     return min(max(waited / 10, least), 0.5)

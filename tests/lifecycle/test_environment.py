@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestration import OrchestrationError
 from orchestration.catalog.checkout import interpreter_path
 from orchestration.lifecycle.environment import base_environment, build_environment, dcpy_python
 
@@ -119,6 +120,12 @@ def test_without_all_its_parts_there_is_no_connection_string(missing: str) -> No
 )
 def test_a_lock_file_without_settings_is_fine(lock: dict[str, object]) -> None:
     assert build({"A": "base"}, lock)["A"] == "base"
+
+
+@pytest.mark.parametrize(("name", "value"), [("A=B", "c"), ("", "c"), ("A", "b\0"), ("A\0", "b")])
+def test_a_recipes_variable_that_is_none_is_named(name: str, value: str) -> None:
+    with pytest.raises(OrchestrationError, match=r"the recipe sets a variable '.*', which no"):
+        build({}, {"stage_config": {"builds.build": {"env": {name: value}}}})
 
 
 def test_the_products_interpreter_goes_before_everybodys() -> None:

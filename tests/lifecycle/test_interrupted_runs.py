@@ -14,7 +14,7 @@ from dagster import DagsterInstance, DagsterRunStatus, job
 from orchestration.instance.deaths import note_deaths
 from orchestration.instance.workers import LAUNCHER_TAG, WORKER_TAG, process_identity
 from tests.harness.forks import descendants
-from tests.harness.processes import ORCHESTRATION, is_running, wait_until
+from tests.harness.processes import ORCHESTRATION, is_running, promised, wait_until
 from tests.harness.up_server import (
     Server,
     checkout_of,
@@ -114,7 +114,7 @@ def test_a_run_whose_process_is_killed_is_failed_at_once_however_far_it_had_come
     time.sleep(seconds)
     below = descendants(pid)
     os.kill(pid, signal.SIGKILL)
-    server.wait_for_run(run, "FAILURE", seconds=10)
+    server.wait_for_run(run, "FAILURE", seconds=promised(10))
     assert wait_until(lambda: not any(map(is_running, {pid, *below})))
 
 

@@ -354,6 +354,7 @@ def test_a_products_variables_reach_its_build_and_the_secret_ones_are_masked(
         (None, "its env_file .*roads.env cannot be read: No such file"),
         (b"A=1\nB\n", r"roads.env:2: not a line of the form NAME=value"),
         (b"A=1\nB=\0\n", r"roads.env:2: not a line of the form NAME=value"),
+        (b"A=1\nBUILD_NAME=x\n", r"roads.env:2: BUILD_NAME cannot be set here; use `build_name`"),
         (b"\xff", "roads.env is not UTF-8 text"),
     ],
 )

@@ -20,7 +20,7 @@ from orchestration.processes.dagster_internals import broken_answers
 from orchestration.runs import run_protocol
 from orchestration.server.graphql import query
 from tests.harness.postgres import Postgres
-from tests.harness.processes import ORCHESTRATION, PATIENCE, wait_until
+from tests.harness.processes import ORCHESTRATION, PATIENCE, promised, wait_until
 from tests.harness.up_server import (
     LAUNCH,
     RUN_QUERY,
@@ -128,7 +128,7 @@ def test_runs_execute_on_their_locations_host_and_are_seen_to_their_end(
     main.wait_for_error("there", f"{HOST}:{hosts.port}, where it is served, cannot be reached")
     main.wait_for_output("Dagster is at")
     other = hosts.start_other()
-    main.wait_for_locations("ingest", "here", "there", seconds=10)
+    main.wait_for_locations("ingest", "here", "there", seconds=promised(10))
     main.wait_for(lambda: "main" in main.partitions("there"))
 
     run = begin(main, hosts)
@@ -164,7 +164,7 @@ def test_runs_execute_on_their_locations_host_and_are_seen_to_their_end(
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     other = hosts.start_other()
-    main.wait_for_locations("ingest", "here", "there", seconds=10)
+    main.wait_for_locations("ingest", "here", "there", seconds=promised(10))
     main.wait_for_run(run, "FAILURE")
     assert f"{HOST}:{hosts.port} has no process of the run any more" in main.events(run)
     assert other.stop() == 0
@@ -210,9 +210,9 @@ def test_a_host_that_says_nothing_delays_nobody(hosts: Hosts) -> None:
         main = hosts.start_main()
         main.wait_for_error("there", "does not answer")
         main.wait_for(lambda: "main" in main.partitions("here"))
-        main.wait_for_run(main.launch("here", "build", partition="main"), seconds=15)
+        main.wait_for_run(main.launch("here", "build", partition="main"), seconds=promised(15))
     hosts.start_other()
-    main.wait_for_locations("ingest", "here", "there", seconds=10)
+    main.wait_for_locations("ingest", "here", "there", seconds=promised(10))
 
 
 def test_a_stock_code_server_on_a_host_is_as_good(hosts: Hosts) -> None:
