@@ -428,6 +428,7 @@ PRIVATE = {
     "processes/dagster_internals.py",
     "runs/run_protocol.py",
     "definitions/failure.py",
+    "definitions/schedules.py",
     "instance/database.py",
     "instance/step_logs.py",
 }
