@@ -137,9 +137,11 @@ def checkout_of(project: Path) -> Path:
 
 def pretend_done(project: Path, slug: str, stage: str, partition: str = "main") -> None:
     """Leaves what the stage would, so that the next one can be run by itself, without dcpy."""
-    folder = project / ".lifecycle" / "builds" / slug / partition / stage
+    build = project / ".lifecycle" / "builds" / slug / partition
+    folder = build / f".{stage}.0123abcd"
     folder.mkdir(parents=True)
     (folder / "recipe.lock.yml").write_text("version: '1'\n")
+    (build / stage).symlink_to(folder.name)
 
 
 def write_products(project: Path, commands: Mapping[str, str]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestration.instance.home import POSTGRES_VARIABLE
+from tests.harness.forks import command_of
 from tests.harness.postgres import PASSWORD, Postgres
 from tests.harness.processes import ORCHESTRATION, wait_until
 from tests.harness.up_server import (
@@ -48,7 +49,7 @@ def test_up_and_its_runs_wait_for_their_database(
             )
         server.wait_for(begun.exists)
         before = server.processes()
-        told = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in before]
+        told = [command_of(pid) for pid in before]
         assert not [line for line in told if PASSWORD.encode() in line]
         cluster.stop()
         gate.touch()
