@@ -47,7 +47,7 @@ def test_up_removes_what_is_too_old_and_its_partition_key(tmp_path: Path) -> Non
         server.add_partition("own", "build_own", "1-old")
         server.add_partition("own", "build_own", "2-new")
         builds = server.state / "builds" / "own"
-        os.utime(builds / "1-old", (0, 0))
+        os.utime(builds / "1-old" / "load", (0, 0), follow_symlinks=False)
         os.utime(server.state / CLEANED, (0, 0))
         server.wait_for_output("Cleaned up: 1 old result and 0 runs")
         assert sorted(entry.name for entry in builds.iterdir() if entry.name[0] != ".") == ["2-new"]
