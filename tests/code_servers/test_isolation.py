@@ -34,6 +34,7 @@ from tests.harness.up_server import (
 HEALTHY = ("alone", "faulty", "greedy", "looping")
 LIMIT_MB = 300
 SECRET = "hunter2-hunter2"
+TELLING = "an exit that tells a secret"
 # What is wrong already when `up` starts.
 BAD_FROM_THE_START = {
     "hanging": "import time; time.sleep(3600)",
@@ -46,7 +47,7 @@ FAULTS = {
         r"import os; os.write(1, b'last\0words\n'); os._exit(1)",
         ("exit code 1", "words"),
     ),
-    "an exit that tells a secret": (
+    TELLING: (
         "import os; os.write(1, os.environ['A_TOKEN'].encode() + b' is it\\n'); os._exit(3)",
         ("exit code 3", "*** is it"),
     ),
@@ -355,5 +356,9 @@ def test_a_daemon_that_is_killed_comes_back_by_itself(scene: Scene) -> None:
 
 
 def test_no_secret_is_in_what_up_prints(scene: Scene) -> None:
-    assert "*** is it" in scene.server.output
+    text, (_, told) = FAULTS[TELLING]
+    write_definitions(scene.server, "faulty", text)
+    scene.server.wait_for_output(told)
+    write_definitions(scene.server, "faulty", REPAIRED.format(asset="silent"))
+    scene.server.wait_for(lambda: scene.server.locations()["faulty"] is None)
     assert SECRET not in scene.server.output
