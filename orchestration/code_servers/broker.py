@@ -49,6 +49,7 @@ SUBSCRIBERS = "subscribers.sock"
 IDLE_SECONDS = 60.0
 # Its sensors look together, and seldom: all the while it would take a twentieth of all memory.
 OPERATIONS_IDLE_SECONDS = 1.0
+LOOK_SECONDS = 1.0
 # One that has not answered a request for so long, nor a ping after that, is frozen.
 PATIENCE_SECONDS = 10.0
 PING_SECONDS = 5.0
@@ -76,7 +77,7 @@ class Location:
         self._are_known = asyncio.Event()
         self._channel: grpc.aio.Channel | None = None
         self._waking = asyncio.Lock()
-        self._may_be_awake = False
+        self._tiring: asyncio.Task[None] | None = None
         self._active = 0
         self._used = 0.0
         self._server = server_for(self, socket)
@@ -89,6 +90,8 @@ class Location:
 
     async def stop(self) -> None:
         """Takes none any more."""
+        if self._tiring:
+            self._tiring.cancel()
         self._disconnect()
         await self._server.stop(grace=1.0)
 
@@ -184,7 +187,7 @@ class Location:
         spent = 0.0
         while spent < CONNECT_SECONDS:
             # It starts also where whoever asks does not wait for it any more.
-            self._may_be_awake = True
+            self._tiring = self._tiring or _in_background(self._go_to_sleep())
             # That takes what it takes to start it, or to find out that it cannot be.
             socket = (await _ask(control.Wake(self.name)))["socket"]
             begun = time.monotonic()
@@ -216,15 +219,16 @@ class Location:
         finally:
             task.cancel()
 
-    async def rest(self) -> None:
-        """Goes to sleep where there has been nothing to do for a while."""
+    async def _go_to_sleep(self) -> None:
+        """Has its code server end when there has been nothing to do for a while."""
         patience = OPERATIONS_IDLE_SECONDS if self.name == OPERATIONS else IDLE_SECONDS
-        is_idle = not self._active and time.monotonic() - self._used > patience
-        if self._may_be_awake and is_idle:
-            self._may_be_awake = False
-            self._disconnect()
-            with suppress(Unreachable):
-                await _ask(control.Sleep(self.name))
+        self._used = time.monotonic()
+        while self._active or time.monotonic() - self._used < patience:
+            await asyncio.sleep(max(self._used + patience - time.monotonic(), LOOK_SECONDS))
+        self._tiring = None
+        self._disconnect()
+        with suppress(Unreachable):
+            await _ask(control.Sleep(self.name))
 
     def _disconnect(self) -> None:
         channel, self._channel = self._channel, None
@@ -246,7 +250,6 @@ class Broker:
         """Serves what the supervisor tells of, and ends this process when that hangs up."""
         reader, writer = await _connection()
         writer.write(control.encoded(control.Follow()))
-        _in_background(self._let_rest())
         is_first = True
         while line := await reader.readline():
             for served in control.served_in(line):
@@ -304,12 +307,6 @@ class Broker:
                     print(f"{what}. It is tried again every second.", flush=True)
                     is_told = True
             await asyncio.sleep(PORT_SECONDS)
-
-    async def _let_rest(self) -> None:
-        while True:
-            await asyncio.sleep(1.0)
-            for location in list(self._locations.values()):
-                await location.rest()
 
     async def _subscribe(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._subscribers.add(writer)

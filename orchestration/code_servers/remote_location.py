@@ -99,9 +99,6 @@ class RemoteLocation:
     def take(self, _served: Served) -> None:
         """Nothing: the other host says what is answered."""
 
-    async def rest(self) -> None:
-        """Nothing: the other host has its code server."""
-
     # What it is asked
 
     async def answer(self, method: str, request: bytes, timeout: float | None) -> bytes:

@@ -112,12 +112,14 @@ class Sources:
 
         A products.yml that cannot be used changes nothing.
         """
+        self.files.look()
         try:
             sources = self._watches and self.files.products_changed()
             generated = self.files.generated_changed()
             is_due = sources or generated or self._is_behind
             if is_due and self._watches:
                 self._generate()
+                self.files.look_at_all()
             if generated or (is_due and self.files.generated_changed()) or self._is_behind:
                 self._select()
             if is_due and self._complaint:

@@ -21,8 +21,9 @@ from orchestration.lifecycle.results import lifecycle_dir, product_builds
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 SETTLED_NS = 1_000_000_000
-# There are hundreds of ingest templates: most of what an idle `up` would do is to look at each.
-LOOKS_PER_LOOK_AT_TEMPLATES = 4
+# What is not edited by hand, and hundreds of ingest templates: to look at each of these every time
+# would be most of what an idle `up` does.
+LOOKS_PER_LOOK_AT_ALL = 4
 
 
 class Watch:
@@ -38,13 +39,26 @@ class Watch:
         self._deployment, self._generated_by = str(deployment), str(project / "templates")
         self._modules = str(project / LOCATIONS)
         self._templates_folder = str(templates_folder(root))
-        self._folders: dict[str, tuple[str, list[str]]] = {}
+        self._folders: dict[str, tuple[str, str]] = {}
+        self._dbt_names: dict[str, str] = {}
         self._owned: list[str] = []
         self._interpreters: dict[str, Interpreter] = {}
         self._seen: dict[str, Fingerprint] = {}
         self._listings: dict[tuple[str, ...], tuple[int, list[str]]] = {}
         self._templates = self._listed(self._templates_folder, ".yml")
+        self._looks = -1
+
+    def look(self) -> None:
+        """Begins to look another time; now and then it is at all."""
+        self._looks += 1
+
+    def look_at_all(self) -> None:
+        """Has this look be one at all: something was generated."""
         self._looks = 0
+
+    @property
+    def _is_at_all(self) -> bool:
+        return self._looks % LOOKS_PER_LOOK_AT_ALL == 0
 
     def take(self, products: Sequence[Product]) -> None:
         """Looks after these products from now on."""
@@ -53,7 +67,8 @@ class Watch:
         for product in products:
             folder = str(product_folder(self._root, product.folder))
             names = str(product_builds(results, product.slug) / NAMES_FILE)
-            self._folders[product.slug] = (folder, [f"{folder}/{product.recipe}", names])
+            self._folders[product.slug] = (folder, f"{folder}/{product.recipe}")
+            self._dbt_names[product.slug] = names
         self._owned = [self._folders[product.slug][0] for product in products if product.owners]
         own = ((p.slug, Interpreter.of(p, self._root)) for p in products)
         self._interpreters = {slug: interpreter for slug, interpreter in own if interpreter}
@@ -66,16 +81,23 @@ class Watch:
 
     def generated_changed(self) -> bool:
         """Whether workspace.yaml, or a module where the locations' are, has changed."""
+        is_other = self._has_changed(self._workspace, _fingerprint([self._workspace]))
+        if not is_other and not self._is_at_all:
+            return False
         modules = self._listed(self._modules, ".py")
-        return self._has_changed(self._workspace, _fingerprint([self._workspace, *modules]))
+        return self._has_changed(self._modules, _fingerprint(modules)) or is_other
 
     def changed_locations(self) -> set[str]:
         """The locations that would load differently now."""
-        is_turn = self._looks % LOOKS_PER_LOOK_AT_TEMPLATES == 0
-        self._looks += 1
         is_other = self._templates is not self._listed(self._templates_folder, ".yml")
-        names = [*([INGEST] if is_turn or is_other else []), *self._folders]
-        changed = {name for name in names if self._has_changed(name, self.state_of(name))}
+        asked = {INGEST} if is_other else set()
+        for name in self._folders:
+            own = _fingerprint(self._own_files(name))
+            if self._has_changed(f"files of {name}", own) or name not in self._seen:
+                asked.add(name)
+        if self._is_at_all:
+            asked = {INGEST, *self._folders}
+        changed = {name for name in asked if self._has_changed(name, self.state_of(name))}
         return changed | self._with_other_sources()
 
     def state_of(self, name: str) -> Fingerprint:
@@ -86,14 +108,18 @@ class Watch:
             for folder in (self._templates_folder, *self._owned):
                 files += self._listed(folder, ".yml")
         elif name in self._folders:
-            folder, others = self._folders[name]
-            own = self._listed(folder, ".yml", ".py")
-            has_own = f"{folder}/{TEAM_FILE}" in own
-            files += [file for file in own if has_own or file.endswith(".yml")]
-            files += [file for file in others if file not in own]
+            files += [*self._own_files(name), self._dbt_names[name]]
         if interpreter := self._interpreters.get(name):
             files += self._files_of(interpreter)
         return _fingerprint(files)
+
+    def _own_files(self, name: str) -> list[str]:
+        """The files of a product that people write."""
+        folder, recipe = self._folders[name]
+        own = self._listed(folder, ".yml", ".py")
+        if f"{folder}/{TEAM_FILE}" not in own:
+            own = [file for file in own if file.endswith(".yml")]
+        return own if recipe in own else [*own, recipe]
 
     def _files_of(self, interpreter: Interpreter) -> list[str]:
         """What changes where something is installed there, and where its variables do."""

@@ -4,6 +4,7 @@ They make start-up fast and runs cheap; nothing depends on them. Where a release
 moved one, `up` serves with stock code servers or Dagster's own run launcher, and says so.
 """
 
+import asyncio
 import importlib
 import logging
 import os
@@ -13,8 +14,9 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from email.utils import formatdate
 from functools import cache, wraps
 from typing import Any
 
@@ -114,6 +116,7 @@ def preload() -> None:
     _watch_target()
     _keep_engines()
     _look_for_queued_runs_where_there_may_be_some()
+    _wait_for_the_next_round_at_once()
 
 
 def _keep_engines() -> None:
@@ -150,32 +153,88 @@ def keep_databases_open() -> None:
 
 
 def _look_for_queued_runs_where_there_may_be_some() -> None:
-    """Has the daemon, which asks each second, do so only where a SQLite database has changed."""
+    """Has the daemon, which looks each second, do so only where a SQLite database has changed."""
     from dagster._core.storage.runs import SqliteRunStorage
     from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import (
         QueuedRunCoordinatorDaemon,
     )
 
     daemon: Any = QueuedRunCoordinatorDaemon
-    look = daemon._get_runs_to_dequeue
-    empty: dict[str, object] = {}
+    look = daemon.run_iteration
+    without: dict[str, object] = {}
 
     @wraps(look)
-    def look_where_changed(self: Any, instance: DagsterInstance, *args: Any, **names: Any) -> Any:
+    def look_where_changed(self: Any, context: Any, *args: Any, **names: Any) -> Iterator[Any]:
+        instance: DagsterInstance = context.instance
         storage: Any = instance.run_storage
         if not isinstance(storage, SqliteRunStorage):
-            return look(self, instance, *args, **names)
+            yield from look(self, context, *args, **names)
+            return
         database = make_url(storage._conn_string).database or ""
         state = _state_of_database(database)
-        if state is not None and empty.get(database) == state:
-            return []
-        found = look(self, instance, *args, **names)
-        waits = found or instance.get_runs_count(RunsFilter(statuses=[DagsterRunStatus.QUEUED]))
-        empty[database] = None if waits else state
-        return found
+        if state is not None and without.get(database) == state:
+            return
+        yield from look(self, context, *args, **names)
+        waits = instance.get_runs_count(RunsFilter(statuses=[DagsterRunStatus.QUEUED]))
+        without[database] = None if waits else state
 
     if not hasattr(look, "__wrapped__"):
-        daemon._get_runs_to_dequeue = look_where_changed
+        daemon.run_iteration = look_where_changed
+
+
+def _wait_for_the_next_round_at_once() -> None:
+    """Has the daemon's threads sleep from one round to the next, and not wake each half second."""
+    from dagster._daemon.daemon import IntervalDaemon
+
+    daemon: Any = IntervalDaemon
+    loop = daemon.core_loop
+
+    class Wait:
+        def __init__(self, event: threading.Event, seconds: float) -> None:
+            self._event, self._seconds = event, seconds
+
+        def wait(self, _: float) -> bool:
+            return self._event.wait(self._seconds)
+
+    @wraps(loop)
+    def core_loop(self: Any, context: Any, shutdown_event: threading.Event) -> Any:
+        return loop(self, context, Wait(shutdown_event, self.interval_seconds))
+
+    if not hasattr(loop, "__wrapped__"):
+        daemon.core_loop = core_loop
+
+
+def prepare_webserver() -> None:
+    """Imports what only a webserver needs, and has it wake when there is something to do.
+
+    Its server wakes ten times a second to see whether it is to end, and to write down the date.
+    """
+    from uvicorn.server import HANDLED_SIGNALS, Server, ServerState
+
+    importlib.import_module("dagster_webserver.cli")
+
+    async def main_loop(self: Any) -> None:
+        loop, has_come = asyncio.get_running_loop(), asyncio.Event()
+
+        def exit_for(number: int) -> None:
+            self.handle_exit(number, None)
+            has_come.set()
+
+        for number in HANDLED_SIGNALS:
+            loop.add_signal_handler(number, exit_for, number)
+        while not await self.on_tick(0):
+            await has_come.wait()
+
+    def keep(self: Any, headers: list[tuple[bytes, bytes]]) -> None:
+        self.headers = headers
+
+    def with_date(self: Any) -> list[tuple[bytes, bytes]]:
+        now = formatdate(usegmt=True).encode()
+        return [(name, now if name == b"date" else value) for name, value in self.headers]
+
+    if all(hasattr(Server, name) for name in ("main_loop", "on_tick", "handle_exit")):
+        setattr(Server, "main_loop", main_loop)  # noqa: B010
+        setattr(ServerState, "default_headers", property(with_date, keep))  # noqa: B010
 
 
 def _state_of_database(path: str) -> object:

@@ -1,6 +1,5 @@
 """Dagster's webserver and daemon, of which there is one each for all locations."""
 
-import importlib
 import json
 import selectors
 import socket
@@ -110,11 +109,14 @@ class DagsterServices:
     def _prepare_for(self, name: str) -> None:
         self._prepare()
         if name == WEBSERVER:
-            importlib.import_module("dagster_webserver.cli")
+            # There are no forks where Dagster has moved names.
+            from orchestration.processes.dagster_internals import prepare_webserver
+
+            prepare_webserver()
         while not self._may_start.exists():
             time.sleep(STEP_SECONDS)
 
-    def watch(self, *, are_answered: bool) -> bool:
+    def watch(self, *, are_answered: Callable[[], bool]) -> bool:
         """Starts again what has ended; False where it ended before it was up for the first time.
 
         The daemon asks for all locations as soon as it is started, and would only delay those for
@@ -123,7 +125,7 @@ class DagsterServices:
         if self._entries is not None and not self._workspace.exists():
             # What lies among temporary files for weeks is tidied away.
             self.write_workspace(self._entries)
-        if self.are_up and are_answered and DAEMON not in self._running:
+        if DAEMON not in self._running and self.are_up and are_answered():
             self._try_to_start(DAEMON)
         for name, service in list(self._running.items()):
             if (status := service.process.poll()) is None:
@@ -185,7 +187,7 @@ class CodeHost:
         """Has it announced that there is something to be asked."""
         self.are_started = self.are_up = True
 
-    def watch(self, *, are_answered: bool) -> bool:
+    def watch(self, *, are_answered: Callable[[], bool]) -> bool:
         """True: there is nothing that could end."""
         return True
 

@@ -189,6 +189,7 @@ class Supervisor:
         # Before anybody else opens the instance: whoever is first creates it.
         creating: Process | None = None if claim else self._create_instance()
         outlast = self._refusals.outlast
+        serve = partial(self.dagster.watch, are_answered=lambda: self.locations.are_answered)
         while not self.signals.has_stopped:
             self._wait()
             self.signals.watch()
@@ -199,7 +200,6 @@ class Supervisor:
             outlast("Locations cannot be looked after", self.locations.watch, None)
             clean = partial(self.nightly.watch, self.sources.file.retention)
             outlast("Old results cannot be cleaned up", clean, None)
-            serve = partial(self.dagster.watch, are_answered=self.locations.are_answered)
             if not outlast("Dagster cannot be looked after", serve, True) or not self._look():
                 return 1
             if claim and not outlast("The database cannot be claimed", claim.watch, True):

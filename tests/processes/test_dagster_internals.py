@@ -6,13 +6,18 @@ import inspect
 import pickle
 import queue
 import re
+import signal
 import subprocess
 import sys
+import threading
 import time
+import urllib.request
+from contextlib import suppress
+from email.utils import parsedate_to_datetime
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import MethodType, SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from dagster import (
@@ -32,8 +37,8 @@ from orchestration.processes import dagster_internals
 from orchestration.processes.dagster_internals import PRELOADED
 from orchestration.processes.forkserver import SCRIPTS, Forkserver
 from orchestration.server.supervisor import any_location
-from tests.harness.processes import PATIENCE, wait_until
-from tests.harness.up_server import copy_project, pretend_done, serving
+from tests.harness.processes import PATIENCE, promised, wait_until
+from tests.harness.up_server import copy_project, free_port, pretend_done, serving
 
 # What a fork takes over: whether it can be warm, and the threads, of which a fork has only one.
 THREADS = """
@@ -60,6 +65,27 @@ defs = dg.Definitions(
     jobs=[dg.define_asset_job("some_job", [some])],
     schedules=[dg.ScheduleDefinition(name="every_day", target=[some], cron_schedule="0 6 * * *")],
 )
+"""
+# Says how often it has woken for nothing.
+WEBSERVER = """
+import sys
+from orchestration.processes.dagster_internals import prepare_webserver
+import uvicorn
+
+ticks = []
+
+class Server(uvicorn.Server):
+    async def on_tick(self, counter):
+        ticks.append(counter)
+        return await super().on_tick(counter)
+
+async def app(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": f"{len(ticks)}".encode()})
+
+prepare_webserver()
+port = int(sys.argv[1])
+Server(uvicorn.Config(app, port=port, log_level="warning", lifespan="off")).run()
 """
 
 
@@ -302,13 +328,24 @@ def test_a_queue_is_looked_at_where_something_has_changed(
         return look(instance)
 
     monkeypatch.setattr(daemon, "_get_in_progress_run_records", ask)
+    dequeued: list[str] = []
+
+    def leave(
+        _instance: object, _context: object, run: DagsterRun, *_: object, **__: object
+    ) -> None:
+        dequeued.append(run.run_id)
+
+    monkeypatch.setattr(daemon, "_dequeue_run", leave)
     coordinator = {"module": "dagster", "class": "QueuedRunCoordinator"}
     overrides = {"run_coordinator": coordinator}
     with DagsterInstance.local_temp(str(tmp_path), overrides=overrides) as instance:
+        context: Any = SimpleNamespace(instance=instance, create_request_context=lambda: None)
 
         def queued() -> list[str]:
-            found = daemon._get_runs_to_dequeue(instance, instance.get_concurrency_config(), None)
-            return [run.run_id for run in found]
+            dequeued.clear()
+            for _ in daemon.run_iteration(context):
+                pass
+            return list(dequeued)
 
         def is_quiet() -> bool:
             asked.clear()
@@ -327,6 +364,63 @@ def test_a_queue_is_looked_at_where_something_has_changed(
         instance.delete_run(run.run_id)
         assert queued() == []
         assert wait_until(is_quiet)
+
+
+def test_a_thread_of_the_daemon_sleeps_from_one_round_to_the_next() -> None:
+    from dagster._daemon.daemon import IntervalDaemon, SpanMarker
+
+    class Daemon(IntervalDaemon[Any]):
+        @classmethod
+        def daemon_type(cls) -> str:
+            return "ANY"
+
+        def run_iteration(self, _: Any) -> Any:
+            return iter(())
+
+    class Event(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waited.append(timeout)
+            return super().wait(0.01)
+
+    dagster_internals.preload()
+    waited: list[float | None] = []
+    loop = Daemon(0.7).core_loop(cast("Any", None), Event())
+    assert [next(loop), next(loop), next(loop)] == [
+        SpanMarker.START_SPAN,
+        SpanMarker.END_SPAN,
+        None,
+    ]
+    loop.close()
+    assert waited == [0.7]
+
+
+def test_a_webserver_wakes_for_what_there_is_to_do_and_ends_at_once() -> None:
+    port = free_port()
+    command = [sys.executable, "-c", WEBSERVER, str(port)]
+    with subprocess.Popen(command, cwd=PROJECT_ROOT) as server:
+
+        def ticks_and_time() -> tuple[int, float]:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=PATIENCE) as reply:
+                date = parsedate_to_datetime(reply.headers["date"])
+                return int(reply.read()), date.timestamp()
+
+        def is_up() -> bool:
+            with suppress(OSError):
+                return bool(ticks_and_time())
+            return False
+
+        try:
+            assert wait_until(is_up)
+            ticks, since = ticks_and_time()
+            assert abs(time.time() - since) < promised(2.0)
+            assert wait_until(lambda: ticks_and_time()[1] >= since + 2)
+            assert ticks_and_time()[0] == ticks == 1
+            begun = time.monotonic()
+            server.terminate()
+            assert server.wait(timeout=PATIENCE) == -signal.SIGTERM
+            assert time.monotonic() - begun < promised(0.8)
+        finally:
+            server.kill()
 
 
 def test_a_run_can_be_executed_by_a_command(tmp_path: Path) -> None:
