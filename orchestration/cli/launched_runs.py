@@ -69,10 +69,10 @@ query Events($id: ID!, $cursor: String) {
 """
 RUN_QUERY = "query Run($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
 TERMINATE = """
-mutation Terminate($id: String!) {
-  terminateRun(runId: $id) { __typename ... on TerminateRunFailure { message } }
-}
+mutation Terminate($id: String!) { terminateRun(runId: $id) { __typename } }
 """
+# One that is about to begin Dagster does not cancel before it has.
+CANCELLABLE = ("QUEUED", "STARTED")
 ENDED = {
     "SUCCESS": State.SUCCEEDED,
     "FAILURE": State.FAILED,
@@ -89,6 +89,7 @@ class LaunchedRuns:
         self._cursors: dict[str, str | None] = {}
         self._begun: dict[tuple[str, str], float] = {}
         self._prepared: dict[str, dict[str, Any]] = {}
+        self._to_cancel: set[str] = set()
 
     def prepare(self, runs: Iterable[Run]) -> None:
         """Finds out where each run's location is served, and whether its config can be.
@@ -162,6 +163,8 @@ class LaunchedRuns:
         # The state first: what is told afterwards is all there is.
         state = self._answer(run, RUN_QUERY, {"id": run.id})["runOrError"].get("status")
         self._read_events(run)
+        if run.id in self._to_cancel and state in CANCELLABLE:
+            query(self.url, TERMINATE, {"id": run.id})
         if state in ENDED:
             run.state = ENDED[state]
             self._display.show(run, {"ended": run.state.value})
@@ -226,10 +229,10 @@ class LaunchedRuns:
         return None
 
     def cancel(self, runs: Iterable[Run]) -> None:
-        """Cancels those of the runs that go on, as the UI's Terminate button does."""
+        """Has `follow` cancel those of the runs that go on, as the UI's Terminate button does."""
         for run in runs:
             if run.state is State.RUNNING:
-                query(self.url, TERMINATE, {"id": run.id})
+                self._to_cancel.add(run.id)
             elif run.state is State.WAITING:
                 run.state = State.NOT_STARTED
 

@@ -33,6 +33,8 @@ class Progress:
         if self._out.isatty():
             self._live = _Live(self._runs, self._out)
             self._live.__enter__()
+            # What goes on already, where it was interrupted to ask something.
+            self._live.update()
         return self
 
     def __exit__(self, *exception: Any) -> None:
@@ -192,6 +194,7 @@ class _Live(AbstractContextManager["_Live"]):
         for run, task in zip(self._runs, self._tasks, strict=True):
             if run.state is State.RUNNING and not self._bars.tasks[task].started:
                 self._bars.start_task(task)
+                self._bars.tasks[task].start_time = run.began
             self._bars.update(
                 task,
                 description=run.asset or run.selection.name,

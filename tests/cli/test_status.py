@@ -174,24 +174,47 @@ def test_launch_has_it_run_and_follows_the_log(server: Server) -> None:
     assert lines[-1] == "Succeeded."
 
 
+class Terminal:
+    """A person's, at which something is launched."""
+
+    def __init__(self, server: Server, *arguments: str) -> None:
+        self._ours, theirs = os.openpty()
+        self.process = subprocess.Popen(
+            [*ORCHESTRATION, "launch", *arguments, *server.where],
+            cwd=server.project,
+            env={**os.environ, "DATA_ENGINEERING_ROOT": str(server.checkout), "TERM": "xterm"},
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+        )
+        os.close(theirs)
+        self.shown = b""
+
+    def read(self, until: bytes | None = None) -> bytes:
+        """What is shown from now on until that, or until the end."""
+        begin = len(self.shown)
+        # Linux says EIO where the other end is closed.
+        with suppress(OSError):
+            while until is None or until not in self.shown[begin:]:
+                if not (part := os.read(self._ours, 65_536)):
+                    break
+                self.shown += part
+        return self.shown[begin:]
+
+    def type(self, keys: bytes) -> None:
+        """Presses these keys."""
+        os.write(self._ours, keys)
+
+    def close(self) -> None:
+        """Goes away."""
+        os.close(self._ours)
+
+
 def test_launch_shows_a_person_at_a_terminal_what_runs(server: Server) -> None:
-    terminal, theirs = os.openpty()
-    process = subprocess.Popen(
-        [*ORCHESTRATION, "launch", "park_access/package", "main", *server.where],
-        cwd=server.project,
-        env={**os.environ, "DATA_ENGINEERING_ROOT": str(server.checkout), "TERM": "xterm"},
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-    )
-    os.close(theirs)
-    shown = b""
-    # Linux says EIO where the other end is closed.
-    with suppress(OSError):
-        while part := os.read(terminal, 65_536):
-            shown += part
-    os.close(terminal)
-    assert process.wait(20) == 0, shown.decode()
+    terminal = Terminal(server, "park_access/package", "main")
+    shown = terminal.read()
+    terminal.close()
+    assert terminal.process.wait(20) == 0, shown.decode()
     assert b"0:00:0" in shown and b"Succeeded." in shown
 
 
@@ -251,6 +274,31 @@ def test_ctrl_c_in_launch_leaves_the_run_to_the_server(server: Server) -> None:
     assert server.run_status(run_id) == "STARTED"
     server.cancel(run_id)
     server.wait_for_run(run_id, "CANCELED")
+
+
+def test_what_is_cancelled_while_it_is_about_to_begin_is_cancelled_all_the_same(
+    server: Server,
+) -> None:
+    folder = server.product_folder("park_access")
+    team, begin = folder / "definitions.py", folder / "begin"
+    waits = "import pathlib, time\nwhile not pathlib.Path({!r}).exists(): time.sleep(0.05)\n"
+    team.write_text(waits.format(str(begin)) + team.read_text())
+    (folder / "build.sh").write_text("sleep 60\n")
+    pretend_done(server.project, "park_access", "load", "2026-2_early")
+    before = server.runs()
+    terminal = Terminal(server, "park_access/build", "2026-2_early")
+    terminal.read(until=b" is run ")
+    [run_id] = {*server.runs()} - {*before}
+    server.wait_for_run(run_id, "STARTING")
+    terminal.process.send_signal(signal.SIGINT)
+    terminal.read(until=b"[y/N]")
+    terminal.type(b"y\n")
+    terminal.read(until=b"park_access/build")
+    begin.touch()
+    shown = terminal.read()
+    terminal.close()
+    assert terminal.process.wait(PATIENCE) == 130, shown.decode()
+    assert server.run_status(run_id) == "CANCELED"
 
 
 def test_a_proxy_is_not_asked_for_this_machines_server(
