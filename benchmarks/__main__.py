@@ -21,6 +21,7 @@ from benchmarks.tables import (
     OWN,
     generation_table,
     load_table,
+    rest_table,
     run_table,
     save_table,
     start_table,
@@ -72,6 +73,7 @@ PARTS: dict[str, tuple[str, Callable[[], list[str]]]] = {
         )
         for name in (*MADE_UP, OWN)
     },
+    "rest": ("20 locations at rest, all three at the same time", rest_table),
     "wake": ("First use of a sleeping location", wake_table),
     "save": ("From a saved file to what is served", save_table),
     "run": ("A product of four no-op stages, from launch to success", run_table),

@@ -6,8 +6,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from benchmarks.project import NO_OP_DCPY, TEMPLATES, environment, project_with, run_generate
 from benchmarks.serving import (
@@ -18,7 +20,7 @@ from benchmarks.serving import (
     serve_up,
     wait_until_loaded,
 )
-from benchmarks.usage import Usage, measure_start, peak_of_start, seconds_to_start
+from benchmarks.usage import Usage, measure_rest, measure_start, peak_of_start, seconds_to_start
 from orchestration.catalog.checkout import products_file
 from orchestration.catalog.products import read_products
 from orchestration.server.graphql import query
@@ -32,6 +34,11 @@ PAUSE_SECONDS = 8.0
 # `dagster dev` with more locations is not measured.
 MOST_STOCK = 20
 OWN = "own"
+# Every product is built each night, and somebody is told of what fails.
+NIGHTS = """\
+defaults: {schedule: "0 5 * * *"}
+notify: ["json://127.0.0.1:9/nobody"]
+"""
 ADD_PARTITION = """
 mutation Add($selector: RepositorySelector!, $set: String!, $key: String!) {
   addDynamicPartition(
@@ -92,6 +99,38 @@ def start_table(name: str) -> list[str]:
     rows.insert(1, ("`up`, a second time", spread(again, "s"), "", "", "", seconds, ""))
     heading = ("started by", "ready", "memory", "at most", "idle, of one core", "time / merged")
     return markdown((*heading, "memory / merged"), rows)
+
+
+def rest_table() -> list[str]:
+    """Idle CPU and memory of 20 locations, served in three ways at the same time."""
+    ways: dict[str, tuple[Callable[[Path], Any], str]] = {
+        "`up`": (serve_up, ""),
+        "`up`, with schedules and alerts": (serve_up, NIGHTS),
+        "merged, `dagster dev`": (serve_merged, ""),
+    }
+    measured: dict[str, list[Usage]] = {way: [] for way in ways}
+    for _ in range(REPEATS):
+        with ExitStack() as stack:
+            pids = []
+            for serve, settings in ways.values():
+                project = stack.enter_context(project_with(19))
+                products = project / "checkout" / "products" / "products.yml"
+                products.write_text(settings + products.read_text())
+                url, process = stack.enter_context(serve(project))
+                wait_until_loaded(url, 1 if serve is serve_merged else 20)
+                pids.append(process.pid)
+            for way, usage in zip(ways, measure_rest(pids), strict=True):
+                measured[way].append(usage)
+                progress(f"at rest, {way}: {usage}")
+    rows = [
+        (
+            way,
+            spread([usage.idle for usage in usages], "%", digits=2),
+            spread([usage.megabytes for usage in usages], "MB", digits=0),
+        )
+        for way, usages in measured.items()
+    ]
+    return markdown(("served by", "idle, of one core", "memory"), rows)
 
 
 def wake_table() -> list[str]:

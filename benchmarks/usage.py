@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +16,8 @@ from orchestration.lifecycle.reaper import descendants
 SETTLE_SECONDS = 25.0
 # The daemon's heartbeats come every 30 s.
 IDLE_SECONDS = 30.0
+# What looks whether somebody has to be alerted does so every two minutes.
+REST_SECONDS = 240.0
 # While it starts, its memory is looked at as often; to look takes time, so that it is not timed.
 LOOK_SECONDS = 0.05
 
@@ -48,6 +50,16 @@ def measure_start(serve: Callable[[Path], Any], project: Path, expected: int) ->
         return Usage(seconds, memory_of(process.pid), 100 * idle)
 
 
+def measure_rest(served: Sequence[int]) -> list[Usage]:
+    """What those take that have started as these processes and rest, all in the same minutes."""
+    time.sleep(SETTLE_SECONDS)
+    before = [processor_seconds(pid) for pid in served]
+    time.sleep(REST_SECONDS)
+    used = [processor_seconds(pid) - b for pid, b in zip(served, before, strict=True)]
+    memory = [memory_of(pid) for pid in served]
+    return [Usage(0.0, m, 100 * u / REST_SECONDS) for m, u in zip(memory, used, strict=True)]
+
+
 def seconds_to_start(serve: Callable[[Path], Any], project: Path, expected: int) -> float:
     """How long it takes until so many locations are loaded."""
     started = time.perf_counter()
@@ -69,12 +81,12 @@ def peak_of_start(project: Path, expected: int) -> float:
 
 
 def processor_seconds(root: int) -> float:
-    """What a process and its descendants have used of the processors."""
+    """What a process and its descendants have used of the processors, with those that ended."""
     total = 0
     for pid in {root} | descendants({root}):
         with suppress(OSError):
             stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-            total += sum(map(int, stat.rpartition(")")[2].split()[11:13]))
+            total += sum(map(int, stat.rpartition(")")[2].split()[11:15]))
     return total / os.sysconf("SC_CLK_TCK")
 
 
