@@ -30,9 +30,11 @@ def commit_of(root: Path) -> Commit | None:
 
 
 def _output(command: list[str]) -> str:
+    # Where git has called this, for a commit, its variables are about the repository of that.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     return subprocess.run(
         command,
-        env={**os.environ, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C.UTF-8"},
+        env={**env, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C.UTF-8"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         encoding="utf-8",

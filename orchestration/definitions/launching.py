@@ -99,6 +99,7 @@ class Launch:
         self._runs: dict[str, str] = {}
         self._done: dict[str, str] = {}
         self._problems: dict[str, str] = {}
+        self._failed: dict[str, str] = {}
 
     def launch_all(self, templates: Sequence[str], version: str) -> None:
         """Launches a run for each template, after those of the templates that it depends on.
@@ -159,16 +160,26 @@ class Launch:
         return next((run.run_id for run in runs if asset in (run.asset_selection or ())), None)
 
     def _are_ingested(self, needed: Sequence[str], name: str) -> bool:
-        """Waits for those templates of which there is a run; False where one has failed."""
-        for run_id in (self._runs[other] for other in needed if other in self._runs):
-            while not (run := self._instance.get_run_by_id(run_id)) or not run.is_finished:
-                time.sleep(POLL_SECONDS)
-            if run.status is not DagsterRunStatus.SUCCESS:
+        """Waits for those templates of which there is a run; False where one has failed.
+
+        So has one that was not launched since what it depends on itself has failed.
+        """
+        for other in needed:
+            if failed := self._failed.get(other) or self._failed_run(other):
+                self._failed[name] = failed
                 self._problems[name] = (
-                    f"Template {name!r}: what it depends on failed, run {run_id}."
+                    f"Template {name!r}: what it depends on failed, run {failed}."
                 )
                 return False
         return True
+
+    def _failed_run(self, name: str) -> str | None:
+        """The run of a template once it has ended, if it has failed."""
+        if not (run_id := self._runs.get(name)):
+            return None
+        while not (run := self._instance.get_run_by_id(run_id)) or not run.is_finished:
+            time.sleep(POLL_SECONDS)
+        return None if run.status is DagsterRunStatus.SUCCESS else run_id
 
     def _launch(self, name: str, key: str) -> str:
         return launch_run(

@@ -318,7 +318,9 @@ def test_a_build_that_ended_before_its_first_command_is_not_resumed(build: Runne
         build("true", resumes=True)
 
 
-def test_the_commit_that_was_built_and_its_changes_are_told(build: Runner, root: Path) -> None:
+def test_the_commit_that_was_built_and_its_changes_are_told(
+    build: Runner, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert build("true").commit is None
     git = ["git", "-C", str(root), "-c", "user.name=a", "-c", "user.email=a@example.org"]
     for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "first"]):
@@ -330,6 +332,9 @@ def test_the_commit_that_was_built_and_its_changes_are_told(build: Runner, root:
     commit = build("git status").commit
     assert commit and commit.changes == ("?? bash/größe.sh",)
     assert tree(root / ".git") == before, "git's index is not written to"
+    # As in a hook of another repository.
+    monkeypatch.setenv("GIT_DIR", str(root / "elsewhere"))
+    assert build("true").commit == commit
 
 
 def test_a_products_variables_reach_its_build_and_the_secret_ones_are_masked(

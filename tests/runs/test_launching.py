@@ -27,8 +27,12 @@ def server(
             product["schedule"] = "on_new_inputs"
     groups = [
         {"name": "Weekly look", "templates": ["[bq]pl_*", "dcp_*"]},
-        {"name": "Systems", "templates": ["[bnq]*pl_libraries", "library_systems"]},
+        {"name": "Systems", "templates": ["[bnq]*pl_libraries", "library_systems*"]},
     ]
+    systems = project / "sample" / "data-engineering" / "ingest_templates" / "library_systems.yml"
+    template = yaml.safe_load(systems.read_text())
+    further = {**template, "id": "library_systems_again", "depends_on": ["library_systems"]}
+    systems.with_stem("library_systems_again").write_text(yaml.safe_dump(further))
     products.write_text(yaml.safe_dump({**data, "ingest": {"groups": groups}}))
     with serving(project, env=sample_dcpy) as server:
         yield server
@@ -100,6 +104,19 @@ def test_a_version_that_cannot_be_one_is_refused(server: Server) -> None:
     run = launch(server, "libraries", job, launch_config(job, "../x"))
     server.wait_for_run(run, "FAILURE")
     assert launched_by(server, run) == []
+
+
+def test_what_depends_on_one_that_failed_is_not_launched_however_far_away(server: Server) -> None:
+    template = server.checkout / "ingest_templates" / "bpl_libraries.yml"
+    before = template.read_text()
+    template.write_text(before.replace("clean_column_names", "no_such_step"))
+    assert template.read_text() != before
+    job = "ingest_Systems"
+    run = launch(server, "ingest", job, launch_config(job, "20240101"))
+    server.wait_for_run(run, "FAILURE")
+    template.write_text(before)
+    assert len(launched_by(server, run)) == 3
+    assert "3 of 5 templates were launched." in server.events(run)
 
 
 def test_as_many_jobs_at_once_as_runs_may_go_on_leave_room_for_those_that_they_wait_for(
