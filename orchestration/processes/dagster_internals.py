@@ -9,6 +9,7 @@ import importlib
 import logging
 import os
 import re
+import signal
 import sqlite3
 import sys
 import threading
@@ -207,11 +208,11 @@ def _wait_for_the_next_round_at_once() -> None:
 def prepare_webserver() -> None:
     """Imports what only a webserver needs, and has it wake when there is something to do.
 
-    Its server wakes ten times a second to see whether it is to end, and to write down the date.
+    Its server wakes ten times a second to see whether it is to end, and to write down the date; it
+    still does where another release of uvicorn has moved these names.
     """
-    from uvicorn.server import HANDLED_SIGNALS, Server, ServerState
-
     importlib.import_module("dagster_webserver.cli")
+    server: Any = importlib.import_module("uvicorn.server")
 
     async def main_loop(self: Any) -> None:
         loop, has_come = asyncio.get_running_loop(), asyncio.Event()
@@ -220,7 +221,7 @@ def prepare_webserver() -> None:
             self.handle_exit(number, None)
             has_come.set()
 
-        for number in HANDLED_SIGNALS:
+        for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, exit_for, number)
         while not await self.on_tick(0):
             await has_come.wait()
@@ -232,9 +233,10 @@ def prepare_webserver() -> None:
         now = formatdate(usegmt=True).encode()
         return [(name, now if name == b"date" else value) for name, value in self.headers]
 
-    if all(hasattr(Server, name) for name in ("main_loop", "on_tick", "handle_exit")):
-        setattr(Server, "main_loop", main_loop)  # noqa: B010
-        setattr(ServerState, "default_headers", property(with_date, keep))  # noqa: B010
+    methods = ("main_loop", "on_tick", "handle_exit")
+    if hasattr(server, "ServerState") and all(hasattr(server.Server, name) for name in methods):
+        server.Server.main_loop = main_loop
+        server.ServerState.default_headers = property(with_date, keep)
 
 
 def _state_of_database(path: str) -> object:
