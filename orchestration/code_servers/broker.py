@@ -211,10 +211,10 @@ class Location:
                         await _ask(control.Frozen(self.name))
                     raise Unreachable(f"The code server of {self.name} was frozen, and was ended.")
             return task.result()
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, grpc.aio.UsageError):
             if asyncio.current_task().cancelling():  # type: ignore[union-attr]
                 raise
-            # The channel was closed meanwhile.
+            # The channel was closed meanwhile, while it was asked or just before.
             raise Unreachable(f"The code server of {self.name} has not answered in time.") from None
         finally:
             task.cancel()

@@ -129,11 +129,12 @@ def is_served(place: str, server_id: str) -> bool:
 
 
 @contextmanager
-def code_server(path: Path, *, is_frozen: bool) -> Iterator[None]:
-    """One that answers no request, and no ping either where it `is_frozen`."""
-    is_over = Event()
+def code_server(path: Path, *, is_frozen: bool) -> Iterator[Event]:
+    """One that answers no request, nor a ping where it `is_frozen`; gives whether it was asked."""
+    is_over, is_asked = Event(), Event()
 
     def answer(_request: bytes, context: grpc.ServicerContext) -> bytes:
+        is_asked.set()
         is_over.wait()
         return b""
 
@@ -146,7 +147,7 @@ def code_server(path: Path, *, is_frozen: bool) -> Iterator[None]:
     server.add_insecure_port(f"unix:{path}")
     server.start()
     try:
-        yield
+        yield is_asked
     finally:
         is_over.set()
         server.stop(None).wait()
@@ -210,9 +211,9 @@ def test_who_asks_a_code_server_of_before_is_told_and_the_next_one_lives(
     path = supervisor.folder / "code.sock"
     supervisor.answer = lambda caller: caller.answer(socket=str(path))
     supervisor.tell(("one", "1", ""))
-    with code_server(path, is_frozen=is_frozen), ThreadPoolExecutor() as pool:
+    with code_server(path, is_frozen=is_frozen) as is_asked, ThreadPoolExecutor() as pool:
         asking = pool.submit(ask, f"unix:{supervisor.socket('one')}", ASKED, 40.0)
-        assert wait_until(lambda: Wake("one") in supervisor.asked)
+        assert is_asked.wait(PATIENCE)
         # Loaded anew meanwhile.
         supervisor.tell(("one", "2", ""))
         refused = asking.exception()
