@@ -2,8 +2,8 @@
 
 What is compared is measured side by side, on a copy of the project with made-up products, and the
 products of DATA_ENGINEERING_ROOT where it is set. Memory is the proportional set size (PSS) of all
-processes, in MB. It takes half an hour; `make bench PARTS="start-20 wake"` measures parts of it, of
-some minutes each, and leaves the other results as they are.
+processes, in MB. It takes three quarters of an hour; `make bench PARTS="start-20 wake"` measures
+parts of it, of some minutes each, and leaves the other results as they are.
 """
 
 import os

@@ -108,7 +108,7 @@ def rest_table() -> list[str]:
         "`up`, with schedules and alerts": (serve_up, NIGHTS),
         "merged, `dagster dev`": (serve_merged, ""),
     }
-    measured: dict[str, list[Usage]] = {way: [] for way in ways}
+    measured: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
     for _ in range(REPEATS):
         with ExitStack() as stack:
             pids = []
@@ -119,16 +119,16 @@ def rest_table() -> list[str]:
                 url, process = stack.enter_context(serve(project))
                 wait_until_loaded(url, 1 if serve is serve_merged else 20)
                 pids.append(process.pid)
-            for way, usage in zip(ways, measure_rest(pids), strict=True):
-                measured[way].append(usage)
-                progress(f"at rest, {way}: {usage}")
+            for way, (idle, megabytes) in zip(ways, measure_rest(pids), strict=True):
+                measured[way].append((idle, megabytes))
+                progress(f"at rest, {way}: idle {idle:.2f} %, {megabytes:.0f} MB")
     rows = [
         (
             way,
-            spread([usage.idle for usage in usages], "%", digits=2),
-            spread([usage.megabytes for usage in usages], "MB", digits=0),
+            spread([idle for idle, _ in rests], "%", digits=2),
+            spread([megabytes for _, megabytes in rests], "MB", digits=0),
         )
-        for way, usages in measured.items()
+        for way, rests in measured.items()
     ]
     return markdown(("served by", "idle, of one core", "memory"), rows)
 

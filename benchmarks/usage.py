@@ -50,14 +50,16 @@ def measure_start(serve: Callable[[Path], Any], project: Path, expected: int) ->
         return Usage(seconds, memory_of(process.pid), 100 * idle)
 
 
-def measure_rest(served: Sequence[int]) -> list[Usage]:
-    """What those take that have started as these processes and rest, all in the same minutes."""
+def measure_rest(served: Sequence[int]) -> list[tuple[float, float]]:
+    """Percent of one core, and MB, that each of these processes takes at rest, in the same minutes.
+
+    What they have started counts, too.
+    """
     time.sleep(SETTLE_SECONDS)
     before = [processor_seconds(pid) for pid in served]
     time.sleep(REST_SECONDS)
     used = [processor_seconds(pid) - b for pid, b in zip(served, before, strict=True)]
-    memory = [memory_of(pid) for pid in served]
-    return [Usage(0.0, m, 100 * u / REST_SECONDS) for m, u in zip(memory, used, strict=True)]
+    return [(100 * u / REST_SECONDS, memory_of(pid)) for pid, u in zip(served, used, strict=True)]
 
 
 def seconds_to_start(serve: Callable[[Path], Any], project: Path, expected: int) -> float:

@@ -49,6 +49,7 @@ SUBSCRIBERS = "subscribers.sock"
 IDLE_SECONDS = 60.0
 # Its sensors look together, and seldom: all the while it would take a twentieth of all memory.
 OPERATIONS_IDLE_SECONDS = 1.0
+# Until one that is in use is looked at again.
 LOOK_SECONDS = 1.0
 # One that has not answered a request for so long, nor a ping after that, is frozen.
 PATIENCE_SECONDS = 10.0
@@ -77,7 +78,7 @@ class Location:
         self._are_known = asyncio.Event()
         self._channel: grpc.aio.Channel | None = None
         self._waking = asyncio.Lock()
-        self._tiring: asyncio.Task[None] | None = None
+        self._idling: asyncio.Task[None] | None = None
         self._active = 0
         self._used = 0.0
         self._server = server_for(self, socket)
@@ -90,8 +91,8 @@ class Location:
 
     async def stop(self) -> None:
         """Takes none any more."""
-        if self._tiring:
-            self._tiring.cancel()
+        if self._idling:
+            self._idling.cancel()
         self._disconnect()
         await self._server.stop(grace=1.0)
 
@@ -187,7 +188,7 @@ class Location:
         spent = 0.0
         while spent < CONNECT_SECONDS:
             # It starts also where whoever asks does not wait for it any more.
-            self._tiring = self._tiring or _in_background(self._go_to_sleep())
+            self._idling = self._idling or _in_background(self._go_to_sleep())
             # That takes what it takes to start it, or to find out that it cannot be.
             socket = (await _ask(control.Wake(self.name)))["socket"]
             begun = time.monotonic()
@@ -225,7 +226,7 @@ class Location:
         self._used = time.monotonic()
         while self._active or time.monotonic() - self._used < patience:
             await asyncio.sleep(max(self._used + patience - time.monotonic(), LOOK_SECONDS))
-        self._tiring = None
+        self._idling = None
         self._disconnect()
         with suppress(Unreachable):
             await _ask(control.Sleep(self.name))
